@@ -1,0 +1,67 @@
+# Everything a person does daily. Each target installs what it needs.
+SHELL := /bin/bash
+PY := .venv/bin/python
+SEED ?= 0
+SUDO := $(shell [ $$(id -u) -eq 0 ] || echo sudo)
+export UV_PYTHON_DOWNLOADS ?= automatic
+# The wheels need no hub, and a worker per core is plenty.
+export HF_HUB_OFFLINE := 1
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export MUJOCO_GL ?= egl
+export OMP_WAIT_POLICY := PASSIVE
+
+# Tests with virtual arms in real time have the machine, and a process, to themselves.
+REAL_TIME := tests/e2e tests/sim tests/agent/robot
+
+.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate soak-demo soak-episodes lock clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+install: .venv/.installed ## Debian packages, Python 3.12 environment, locked dependencies
+
+.venv/.installed: requirements.lock pyproject.toml deploy/install.sh
+	bash deploy/install.sh
+	@touch $@
+
+test: install ## ruff, mypy, all tests (slow ones included); one command on a fresh clone
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(REAL_TIME)
+	OMP_NUM_THREADS=1 $(PY) -m pytest $(addprefix --ignore=,$(REAL_TIME))
+
+lint: install ## ruff and mypy only
+	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
+
+demo: install ## one coordinator and three virtual workstations teach each other (SEED=n, KEEP=1)
+	$(PY) -m cli.main demo --seed $(SEED) $(if $(KEEP),--keep)
+
+base: install ## pretrain the tiny base policy in the simulator (about 25 minutes)
+	$(PY) -m sim.pretrain --out sim/base
+
+bench-loop: install ## control loop while recording, beside LeRobot's
+	$(PY) -m benchmarks.bench_loop
+
+bench-record: install ## two 640x480 cameras at 30 fps: losses and CPU, beside lerobot-record
+	$(PY) -m benchmarks.bench_record
+
+bench-clocks: install ## one policy in lockstep and through the serial port: equal success
+	$(PY) -m benchmarks.bench_clocks
+
+bench-gate: install ## what the gate finds in a corpus of broken and sound episodes, beside public checkers (SEED=n, PEERS=0)
+	$(PY) -m benchmarks.bench_gate --seed $(SEED) $(if $(filter 0,$(PEERS)),--no-peers)
+
+soak-demo: install ## a small demo in which every kind of process is killed once
+	$(PY) -m benchmarks.soak_demo
+
+soak-episodes: install ## SIGKILL at hundreds of points of recording, gate, training set, import: nothing is lost (SEED=n)
+	$(PY) -m benchmarks.soak_episodes --seed $(SEED)
+
+lock: ## resolve the dependencies again into requirements.lock
+	$(PY) -m uv pip compile --python 3.12 --generate-hashes --no-header --all-extras \
+	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+
+clean: ## remove what demo and tests leave
+	rm -rf demo-run demo-report.json bench-*.json soak-*.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
