@@ -1,0 +1,1 @@
+"""What agent and coordinator must agree on."""

@@ -1,0 +1,130 @@
+"""Adapters: ordinary PEFT folders plus a manifest, their digest, and their one-file form.
+
+A folder holds `adapter_config.json` and `adapter_model.safetensors`, which stock PEFT and LeRobot load, and
+`manifest.json`, which says what it is. In code an adapter is `dict[str, np.ndarray]`, float32, keyed by the
+names in `adapter_model.safetensors`.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save
+
+from shared.errors import ArmfleetError
+from shared.exit_codes import ExitCode
+from shared.files import write_atomic
+from shared.recipe import Recipe
+
+CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
+Tensors = dict[str, np.ndarray]
+
+
+class Contribution(BaseModel):
+    """One update's part in a version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    update_id: str
+    node: str
+    weight: float
+    """Share of the weighted mean, in [0, 1]."""
+    staleness: int
+    """Versions between the update's base version and this version's parent."""
+
+
+class Manifest(BaseModel):
+    """What an adapter folder is: without it, a folder is never loaded as a version."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: int
+    parent: int | None
+    base_digest: str
+    tensors_digest: str
+    recipe: Recipe
+    contributions: list[Contribution] = []
+    metrics: dict[str, float] = {}
+    created: str
+    """ISO 8601, UTC."""
+
+
+def digest(tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, shapes, dtypes and little-endian bytes, in the order of the names."""
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        state.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        state.update(array.tobytes())
+    return state.hexdigest()
+
+
+def write_adapter(
+    folder: Path, tensors: Mapping[str, np.ndarray], peft_config: Mapping[str, Any], manifest: Manifest | None
+) -> None:
+    """Write an adapter into an existing folder (use `durable_folder` where it must be whole or absent)."""
+    arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
+    write_atomic(folder / WEIGHTS, save(arrays, metadata={"format": "pt"}))
+    write_atomic(folder / CONFIG, json.dumps(peft_config, indent=1, sort_keys=True) + "\n")
+    if manifest is not None:
+        write_atomic(folder / MANIFEST, manifest.model_dump_json(indent=1) + "\n")
+
+
+def read_adapter(folder: Path) -> tuple[Tensors, dict[str, Any], Manifest | None]:
+    """Read what `write_adapter` wrote.
+
+    Raises:
+        ArmfleetError: VERSION_REFUSED: files missing or damaged, or tensors other than the manifest's.
+    """
+    try:
+        tensors = load_file(folder / WEIGHTS)
+        config = json.loads((folder / CONFIG).read_text())
+        path = folder / MANIFEST
+        manifest = Manifest.model_validate_json(path.read_text()) if path.exists() else None
+    except (OSError, SafetensorError, ValueError, ValidationError) as error:
+        raise ArmfleetError(
+            f"the adapter in {folder} can't be read ({error})",
+            do="remove the folder: it is fetched again at the next check-in",
+            code=ExitCode.VERSION_REFUSED,
+        ) from error
+    if manifest is not None and digest(tensors) != manifest.tensors_digest:
+        raise ArmfleetError(
+            f"the tensors in {folder} are not those its manifest names",
+            do="remove the folder: it is fetched again at the next check-in",
+            code=ExitCode.VERSION_REFUSED,
+        )
+    return tensors, config, manifest
+
+
+def pack_adapter(folder: Path) -> bytes:
+    """One safetensors file with the two JSON files in its metadata: the form that is signed and sent."""
+    tensors, config, manifest = read_adapter(folder)
+    metadata = {"format": "pt", CONFIG: json.dumps(config, sort_keys=True)}
+    if manifest is not None:
+        metadata[MANIFEST] = manifest.model_dump_json()
+    return save(tensors, metadata=metadata)
+
+
+def unpack_adapter(file: Path, folder: Path) -> Manifest | None:
+    """Write the packed adapter in `file` as a PEFT folder into the existing `folder`.
+
+    Raises:
+        ArmfleetError: VERSION_REFUSED, not a packed adapter.
+    """
+    try:
+        with safe_open(file, "np") as source:
+            metadata = source.metadata() or {}
+        tensors = load_file(file)
+        config = json.loads(metadata[CONFIG])
+        manifest = Manifest.model_validate_json(metadata[MANIFEST]) if MANIFEST in metadata else None
+    except (SafetensorError, OSError, KeyError, ValueError, ValidationError) as error:
+        raise ArmfleetError(
+            f"{file.name} is no packed adapter ({error})", code=ExitCode.VERSION_REFUSED
+        ) from error
+    write_adapter(folder, tensors, config, manifest)
+    return manifest

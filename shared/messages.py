@@ -1,0 +1,105 @@
+"""What crosses the wire between agent and coordinator, and nothing else.
+
+These models are the allow-list: unknown fields are refused on both sides, every string has a pattern and
+every list and map is bounded. A sentence fits in two places only, and neither takes a slash or an @: a task
+in `UpdateHeader.losses` (120 characters), and `CheckInReply.refused` (300 characters: why a node did not
+accept what it was sent). A frame, a state or an action has no field to travel in.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.recipe import Recipe, TaskText
+
+PROTOCOL = 1
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Message(BaseModel):
+    """Base of everything on the wire."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CheckIn(Message):
+    """Coordinator to agent. Its envelope's blobs are the TUF metadata and targets that the node lacks."""
+
+    protocol: Literal[1] = 1
+    id: Id
+    fleet: Name
+    sent_at: datetime
+    acknowledged: list[Id] = Field(default=[], max_length=1000)
+    """Updates of this node that are durable at the coordinator."""
+    buffered: bool = False
+    """An update of this node is in no version yet: another one now would start without it."""
+    recipe: Recipe | None = None
+    """None: no training is wanted."""
+    learning_rate: Finite = Field(default=0.0, ge=0)
+    """The recipe's learning rate at the current round of its schedule."""
+    base_digest: Digest
+    promoted: int | None = None
+    candidate: int | None = None
+
+
+class Held(Message):
+    """Which versions a node holds and runs: a hint for the coordinator, not a proof."""
+
+    promoted: int | None = None
+    candidate: int | None = None
+    running: int | None = None
+    """Version whose tensors the resident policy executes, by digest."""
+    adapters: list[Digest] = Field(default=[], max_length=64)
+    """SHA-256 of the packed adapters on disk."""
+    tuf: dict[Literal["root", "timestamp", "snapshot", "targets", "candidate"], int] = {}
+
+
+class Health(Message):
+    """How a node is doing; counts and states only."""
+
+    workers: dict[Name, Literal["ready", "starting", "failed", "stopped"]] = Field(default={}, max_length=16)
+    episodes_admitted: int = Field(default=0, ge=0)
+    episodes_quarantined: int = Field(default=0, ge=0)
+    disk_free_mb: int = Field(default=0, ge=0)
+
+
+class UpdateHeader(Message):
+    """What an update is; its delta travels beside it in the blob `delta`."""
+
+    protocol: Literal[1] = 1
+    id: Id
+    node: Name
+    base_version: int = Field(ge=0)
+    base_digest: Digest
+    sha256: Digest
+    """Of the encoded delta."""
+    codec: Literal["fp16-zstd"] = "fp16-zstd"
+    examples: int = Field(ge=1)
+    """Frames of admitted training episodes that the update could draw from."""
+    steps: int = Field(ge=1)
+    losses: dict[TaskText, Finite] = Field(default={}, max_length=64)
+    """Mean training loss per task."""
+    metrics: dict[Metric, Finite] = Field(default={}, max_length=64)
+    calibrations: list[Digest] = Field(default=[], max_length=64)
+    """Of the arms, when the training episodes were recorded."""
+    seconds: Finite = Field(default=0.0, ge=0)
+
+
+class CheckInReply(Message):
+    """Agent to coordinator, at once and from its own state; "nothing yet" is a normal answer."""
+
+    protocol: Literal[1] = 1
+    check_in: Id
+    node: Name
+    activity: Literal["record", "rollout", "evaluate", "train", "idle"]
+    held: Held
+    health: Health = Health()
+    update: UpdateHeader | None = None
+    refused: str | None = Field(default=None, pattern=r"^[\w ,.:;'()-]+$", max_length=300)
+    """Why the node did not accept what the check-in carried."""

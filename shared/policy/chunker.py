@@ -1,0 +1,177 @@
+"""Observations in, action chunks out: one policy with one exchangeable adapter, batched.
+
+    chunker = Chunker("sim/base")
+    chunker.load_version(Path("adapters/3f…"))                       # or None: the base alone
+    original, processed = chunker.chunk(state, {"front": image}, ["push the red cube to the left"])
+
+Used by the policy process of an arm (batch 1) and by the coordinator's lockstep evaluation (batch 20 or so).
+Not thread-safe: the caller holds a lock around `chunk` and `load_version`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+from peft import PeftModel
+
+from shared.adapters import Tensors, read_adapter
+from shared.errors import ArmfleetError
+from shared.exit_codes import ExitCode
+from shared.policy.adapter import add_adapter_from_config, live_digest, remove_adapter, set_tensors
+from shared.policy.base import camera_names, load_base, load_processors
+from shared.policy.digest import base_digest
+from shared.policy.initial import initial_adapter
+from shared.policy.rtc import Guidance
+from shared.recipe import Recipe
+
+_SHAPE_KEYS = ("r", "lora_alpha", "target_modules", "modules_to_save")
+
+
+class Chunker:
+    """A loaded policy.
+
+    Args:
+        base: Folder or hub id of the base policy.
+        device: torch device.
+        guidance: How chunks are joined; the default is the one arm and evaluation share.
+        seed: Start of the noise that flow matching denoises into actions: equal calls after equal seeds give
+            equal chunks.
+
+    Raises:
+        ArmfleetError: BASE_MISSING.
+    """
+
+    def __init__(
+        self, base: str | Path, device: str = "cpu", guidance: Guidance | None = None, seed: int = 0
+    ) -> None:
+        self.base = base
+        self.base_digest = base_digest(base)
+        self.device = device
+        self.guidance = guidance or Guidance()
+        self.policy = load_base(base, device)
+        self._preprocess, self._postprocess = load_processors(base, device)
+        config = self.policy.config
+        config.rtc_config = RTCConfig(
+            enabled=self.guidance.enabled,
+            execution_horizon=self.guidance.horizon,
+            max_guidance_weight=self.guidance.max_weight,
+        )
+        self.policy.init_rtc_processor()
+        self.cameras = camera_names(self.policy)
+        self.chunk_size: int = config.chunk_size
+        self.action_dim: int = config.action_feature.shape[0]
+        self._model: PeftModel | None = None
+        self._shape: tuple | None = None
+        self._noise = torch.Generator().manual_seed(seed)
+
+    def reseed(self, seed: int) -> None:
+        """Restart the noise, so that an evaluation can be repeated exactly."""
+        self._noise.manual_seed(seed)
+
+    def load_version(self, folder: Path | None) -> str | None:
+        """Make the adapter in `folder` the live one, in place; None: the base alone.
+
+        Returns:
+            The digest of the live tensors, computed from the model; None for the base alone.
+
+        Raises:
+            ArmfleetError: VERSION_REFUSED (unreadable, other shapes), BASE_MISMATCH (made for another base).
+                The adapter that was live stays live.
+        """
+        if folder is None:
+            self._unwrap()
+            return None
+        tensors, config, manifest = read_adapter(folder)
+        if manifest is not None and manifest.base_digest != self.base_digest:
+            raise ArmfleetError(
+                f"version {manifest.version} was made for the base {manifest.base_digest[:12]},"
+                f" but {self.base_digest[:12]} is loaded",
+                kept="the adapter that was running",
+                do="name the coordinator's base as [policy] base",
+                code=ExitCode.BASE_MISMATCH,
+            )
+        return self.load_tensors(tensors, config)
+
+    def load_tensors(self, tensors: Tensors, peft_config: Mapping[str, object]) -> str:
+        """As `load_version`, from memory."""
+        shape = tuple(str(peft_config.get(key)) for key in _SHAPE_KEYS)
+        if self._model is None or shape != self._shape:
+            self._unwrap()
+            self._model = add_adapter_from_config(self.policy, peft_config)
+            self._shape = shape
+        set_tensors(self._model, tensors)
+        # Without this every denoising step under RTC guidance would build a graph through the adapter.
+        self.policy.requires_grad_(False)
+        return live_digest(self._model)
+
+    def load_identity(self, recipe: Recipe) -> str:
+        """Load version 0 of `recipe`."""
+        return self.load_tensors(*initial_adapter(self.base, recipe))
+
+    @torch.no_grad()
+    def chunk(
+        self,
+        state: np.ndarray,
+        images: Mapping[str, np.ndarray],
+        tasks: Sequence[str],
+        inference_delay: int = 0,
+        prev_chunk: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Predict one action chunk per row.
+
+        Args:
+            state: (B, 6) joint positions in units (degrees, gripper 0..100).
+            images: Camera name to (B, H, W, 3) uint8 RGB.
+            tasks: B instructions.
+            inference_delay: Actions at the front of the chunk that will have been executed from the previous
+                chunk by the time this one arrives.
+            prev_chunk: (B, T, A) unexecuted rest of the previous `original`, or None; ignored without
+            guidance.
+
+        Returns:
+            original (B, chunk, A) float32 in the policy's normalised space, which is what a later call wants
+            as `prev_chunk`; processed (B, chunk, A) float32 in units.
+
+        Raises:
+            ArmfleetError: a camera that the policy needs is not among `images`.
+        """
+        batch = self._preprocess(self._batch(state, images, tasks))
+        size = (len(tasks), self.chunk_size, self.policy.config.max_action_dim)
+        noise = torch.randn(size, generator=self._noise).to(self.device)
+        rest = None
+        if prev_chunk is not None and self.guidance.enabled:
+            rest = torch.from_numpy(np.asarray(prev_chunk, np.float32)).to(self.device)
+            rest = rest[:, : self.guidance.horizon]
+        actions = self.policy.predict_action_chunk(
+            batch, noise=noise, inference_delay=inference_delay, prev_chunk_left_over=rest
+        )
+        # A copy: the post-processor may work in place.
+        original = actions.float().cpu().numpy().copy()
+        return original, self._postprocess(actions).float().cpu().numpy()
+
+    def _batch(
+        self, state: np.ndarray, images: Mapping[str, np.ndarray], tasks: Sequence[str]
+    ) -> dict[str, object]:
+        batch: dict[str, object] = {
+            OBS_STATE: torch.from_numpy(np.asarray(state, np.float32)),
+            "task": list(tasks),
+        }
+        for camera in self.cameras:
+            if camera not in images:
+                raise ArmfleetError(
+                    f"the policy needs the camera '{camera}', there is only {', '.join(sorted(images))}",
+                    do="name the cameras in agent.toml as the base policy does",
+                    code=ExitCode.CONFIG_INVALID,
+                )
+            pixels = torch.from_numpy(np.ascontiguousarray(images[camera]))
+            batch[f"{OBS_IMAGES}.{camera}"] = pixels.permute(0, 3, 1, 2).float() / 255
+        return batch
+
+    def _unwrap(self) -> None:
+        if self._model is not None:
+            remove_adapter(self._model)
+            self._model = None
+            self._shape = None
