@@ -1,0 +1,1 @@
+"""Recording, the crash-safe store, the quality gate and the split."""

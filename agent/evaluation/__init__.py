@@ -1,0 +1,1 @@
+"""Rollouts on the arm: labels, traces and video."""

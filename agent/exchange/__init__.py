@@ -1,0 +1,1 @@
+"""Flower ClientApp, warm executor, outbox and inbox."""

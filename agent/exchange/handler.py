@@ -1,0 +1,142 @@
+"""One check-in from its bytes to the bytes of its answer, and what it leaves behind: the plan for training.
+
+The order matters: acknowledged updates leave the outbox first (they are durable elsewhere, whatever
+follows), then versions are accepted, then the answer is built from the state that results.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from agent.activity import Activity
+from agent.exchange import check_in
+from agent.exchange.inbox import Inbox, Outcome
+from agent.exchange.outbox import Outbox
+from shared.files import write_atomic
+from shared.messages import CheckIn, Health, Held
+from shared.recipe import Recipe
+
+FILE = "plan.json"
+
+
+class Plan(BaseModel):
+    """What the coordinator last asked for; kept over restarts, so that training needs no new check-in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recipe: Recipe | None = None
+    learning_rate: float = 0.0
+    buffered: bool = False
+    """The last update is in no version yet."""
+    sent_at: datetime | None = None
+    received_at: datetime | None = None
+
+
+class Exchange:
+    """The agent's side of the exchange. One check-in is handled at a time.
+
+    Args:
+        node: Name of this workstation.
+        fleet: Name of the fleet it joined.
+        base_digest: Its base.
+        slots: TUF slots it takes.
+        inbox: Versions on their way in.
+        outbox: Updates on their way out.
+        folder: Where plan.json is kept.
+        describe: Activity, health and the version that the policy executes, as of now.
+        on_versions: Awaited after slots have changed.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        fleet: str,
+        base_digest: str,
+        slots: tuple[str, ...],
+        inbox: Inbox,
+        outbox: Outbox,
+        folder: Path,
+        describe: Callable[[], tuple[Activity, Health, int | None]],
+        on_versions: Callable[[list[str]], Coroutine[Any, Any, None]],
+    ) -> None:
+        self.inbox, self.outbox = inbox, outbox
+        self._node, self._fleet, self._base_digest, self._slots = node, fleet, base_digest, slots
+        self._path = folder / FILE
+        self._describe, self._on_versions = describe, on_versions
+        self._lock = asyncio.Lock()
+        self.plan = self._load_plan()
+        self.refused = ""
+        """Why something in the last check-in was not accepted."""
+
+    async def check_in(self, body: bytes) -> bytes:
+        """Handle one check-in envelope; the answer's envelope.
+
+        Raises:
+            ArmfleetError: not a check-in, or one of another fleet; nothing was changed.
+        """
+        async with self._lock:
+            request, blobs = check_in.parse(body)
+            check_in.check_origin(request, self._fleet)
+            outcome = await asyncio.to_thread(self._take, request, blobs)
+            if outcome.changed:
+                await self._on_versions(outcome.changed)
+            activity, health, running = self._describe()
+            state = check_in.NodeState(
+                node=self._node,
+                fleet=self._fleet,
+                base_digest=self._base_digest,
+                activity=activity,
+                held=self._held(running),
+                health=health,
+                refused=self.refused,
+            )
+            return await asyncio.to_thread(lambda: check_in.reply(request, state, self.outbox.first()))
+
+    def _take(self, request: CheckIn, blobs: dict[str, bytes]) -> Outcome:
+        self.outbox.acknowledge(request.acknowledged)
+        other = check_in.other_base(request, self._base_digest)
+        outcome = Outcome(refused={"base": other}) if other else self.inbox.accept(blobs, self._slots)
+        if outcome.sentence and outcome.sentence != self.refused:
+            logger.warning("not everything in a check-in was accepted: {}", outcome.sentence)
+        self.refused = outcome.sentence
+        self._keep_plan(request, wanted=not other)
+        return outcome
+
+    def _keep_plan(self, request: CheckIn, wanted: bool) -> None:
+        if self.plan.sent_at is not None and request.sent_at < self.plan.sent_at:
+            logger.info("a check-in sent at {:%H:%M:%S} came late: its plan is not used", request.sent_at)
+            return
+        previous = self.plan
+        self.plan = Plan(
+            recipe=request.recipe if wanted else None,
+            learning_rate=request.learning_rate,
+            buffered=request.buffered,
+            sent_at=request.sent_at,
+            received_at=datetime.now(UTC),
+        )
+        if (previous.recipe, previous.learning_rate) != (self.plan.recipe, self.plan.learning_rate):
+            write_atomic(self._path, self.plan.model_dump_json(indent=1))
+
+    def _held(self, running: int | None) -> Held:
+        slots = self.inbox.slots
+        return Held(
+            promoted=slots["promoted"].version if "promoted" in slots else None,
+            candidate=slots["candidate"].version if "candidate" in slots else None,
+            running=running,
+            adapters=self.inbox.held_adapters(),
+            tuf=self.inbox.held_metadata(),  # type: ignore[arg-type]
+        )
+
+    def _load_plan(self) -> Plan:
+        if not self._path.exists():
+            return Plan()
+        try:
+            return Plan.model_validate_json(self._path.read_bytes())
+        except (ValidationError, OSError) as error:
+            logger.error("{} can't be read; training waits for the next check-in ({})", self._path, error)
+            return Plan()

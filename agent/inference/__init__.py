@@ -1,0 +1,1 @@
+"""The resident policy, asynchronous action chunks and the adapter swap."""

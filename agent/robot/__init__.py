@@ -1,0 +1,1 @@
+"""Arm, leader and cameras: LeRobot drivers made safe for an unattended service."""

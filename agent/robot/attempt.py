@@ -1,0 +1,78 @@
+"""One rollout with all that belongs to it: actions, trace, record, and the event at its end."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from loguru import logger
+
+from agent.config import AgentConfig
+from agent.episodes.record import now
+from agent.evaluation.rollouts import RolloutRecord
+from agent.evaluation.trace import RolloutTrace
+from agent.inference.engine import RolloutEngine
+from agent.robot.driver import Arm
+from agent.robot.features import Shape
+from agent.robot.rollout import Rollout
+from shared.errors import ArmfleetError
+from shared.policy.rtc import CONTROL_HZ
+
+
+class Attempt:
+    """Makes the activity, and writes its folder when it is over.
+
+    Args:
+        config: agent.toml.
+        follower: Connected.
+        cameras: Name -> (height, width, 3).
+        rollout_id, task, version: As asked for.
+        emit: Gets `rollout_done`.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        follower: Arm,
+        cameras: Mapping[str, Shape],
+        rollout_id: str,
+        task: str,
+        version: int | None,
+        emit: Callable[..., None],
+    ) -> None:
+        self._config, self._emit = config, emit
+        self._id, self._task, self._version = rollout_id, task, version
+        self._engine = RolloutEngine(follower, config.policy_socket, task, cameras, config.inference)
+        self._trace = RolloutTrace(CONTROL_HZ)
+
+    def rollout(self, start_pose: np.ndarray | None, max_s: float) -> Rollout:
+        """The activity, from `start_pose` ((6,) units) or from where the arm is."""
+        max_s = min(max_s, self._config.inference.max_s)
+        return Rollout(self._engine, self._trace, start_pose, max_s, CONTROL_HZ, self._ended)
+
+    def _ended(self, reason: str, error: ArmfleetError | None) -> None:
+        figures = self._trace.figures(self._engine.stop())
+        proxy = self._engine.proxy
+        record = RolloutRecord(
+            id=self._id,
+            task=self._task,
+            version=proxy.version if proxy.latencies else self._version,
+            digest=proxy.digest,
+            created=now(),
+            reason=reason,
+            figures=figures,
+        )
+        folder: Path | None = None
+        try:
+            folder = self._trace.write(self._config.rollouts_dir, record)
+        except OSError as failure:
+            logger.bind(rollout=record.id).error("the rollout could not be written: {}", failure)
+        self._emit(
+            "rollout_done",
+            rollout_id=record.id,
+            reason=record.reason,
+            version=record.version,
+            digest=record.digest,
+            folder=str(folder) if folder else None,
+            error=error.to_dict() if error else None,
+            **record.figures.model_dump(),
+        )

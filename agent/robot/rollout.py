@@ -1,0 +1,138 @@
+"""A rollout: move slowly to the start pose, then do what the policy says, within the limits."""
+
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+
+from agent.robot.loop import Activity, Observation
+
+START_SPEED = 60.0
+"""Units per second on the way to the start pose."""
+SETTLE_S = 0.7
+"""Pause at the start pose before the policy gets to see anything."""
+START_TOLERANCE = 10.0
+"""Units that the arm may then stand off the pose. An STS3215 under load stands off by two to three degrees (P
+gain 16, no integral part); more is an obstacle."""
+FIRST_ACTION_S = 10.0
+"""Longest wait for the policy's first action; the policy process may still be loading its weights' pages."""
+STARVED_LIMIT_S = 3.0
+"""Without an action for so long the rollout ends: holding is safe, waiting for ever is not."""
+
+
+class Actions(Protocol):
+    """Where actions come from; see `agent.inference.engine.RolloutEngine`."""
+
+    @property
+    def failed(self) -> bool: ...
+    def start(self) -> None: ...
+    def notify(self, state: np.ndarray, images: dict[str, np.ndarray]) -> None: ...
+    def action(self) -> np.ndarray | None: ...
+
+
+class Trace(Protocol):
+    """What keeps a rollout for people to see; see `agent.evaluation.rollouts`."""
+
+    def add(self, seen: Observation, goal: np.ndarray) -> None: ...
+
+
+class Phase(Enum):
+    """Where a rollout stands."""
+
+    TO_START = "to start pose"
+    WAITING = "waiting for the policy"
+    RUNNING = "running"
+
+
+class Rollout(Activity):
+    """One autonomous attempt at a task.
+
+    Args:
+        actions: The policy's actions; started when the start pose is reached.
+        trace: Gets every tick of the running phase.
+        start_pose: (6,) units, or None to start where the arm is.
+        max_s: Longest running phase.
+        fps: Ticks per second of the loop that runs it.
+        on_end: Called once with (reason, error), after the arm holds.
+    """
+
+    name = "rollout"
+
+    def __init__(
+        self,
+        actions: Actions,
+        trace: Trace,
+        start_pose: np.ndarray | None,
+        max_s: float,
+        fps: int,
+        on_end: Callable[..., None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.phase: Phase = Phase.WAITING if start_pose is None else Phase.TO_START
+        self.ticks = 0
+        self._actions, self._trace, self._pose = actions, trace, start_pose
+        self._max_ticks, self._step = round(max_s * fps), START_SPEED / fps
+        self._starved_limit = round(STARVED_LIMIT_S * fps)
+        self._on_end, self._clock = on_end, clock
+        self._goal: np.ndarray = np.zeros(6, np.float32)
+        self._deadline = 0.0
+        self._settle_ticks = round(SETTLE_S * fps)
+        self._starved = 0
+        self._reason: str | None = None
+
+    def begin(self, position: np.ndarray) -> None:
+        self._goal = position
+        if self.phase is Phase.WAITING:
+            self._wait_for_policy()
+
+    def step(self, seen: Observation) -> np.ndarray | None:
+        if self.phase is Phase.TO_START:
+            return self._toward_start(seen)
+        self._actions.notify(seen.state, {name: frame.image for name, frame in seen.frames.items()})
+        if self._actions.failed:
+            self._reason = "policy_lost"
+            return None
+        action = self._actions.action()
+        if self.phase is Phase.WAITING:
+            if action is None:
+                if self._clock() > self._deadline:
+                    self._reason = "policy_silent"
+                return None
+            self.phase = Phase.RUNNING
+        self.ticks += 1
+        self._starved = self._starved + 1 if action is None else 0
+        if self._starved > self._starved_limit:
+            self._reason = "starved"
+        elif self.ticks >= self._max_ticks:
+            self._reason = "time_up"
+        return action
+
+    def sent(self, seen: Observation, goal: np.ndarray) -> None:
+        if self.phase is Phase.RUNNING:
+            self._trace.add(seen, goal)
+
+    @property
+    def done(self) -> str | None:
+        return self._reason
+
+    def end(self, reason: str, error: Exception | None) -> None:
+        self._on_end(reason, error)
+
+    def _toward_start(self, seen: Observation) -> np.ndarray:
+        assert self._pose is not None
+        self._goal = self._goal + np.clip(self._pose - self._goal, -self._step, self._step)
+        if np.allclose(self._goal, self._pose, atol=1e-3):
+            self._settle_ticks -= 1
+        if self._settle_ticks <= 0:
+            if np.abs(self._pose - seen.state).max() <= START_TOLERANCE:
+                self._wait_for_policy()
+            else:
+                self._reason = "start_pose_unreachable"
+        return self._goal
+
+    def _wait_for_policy(self) -> None:
+        self.phase = Phase.WAITING
+        self._deadline = self._clock() + FIRST_ACTION_S
+        self._actions.start()

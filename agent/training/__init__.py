@@ -1,0 +1,1 @@
+"""LoRA training in idle windows: data, feature cache, loop, checkpoints."""

@@ -1,0 +1,78 @@
+"""The trainer's state on disk: one safetensors file, replaced as a whole, with its JSON part in the metadata.
+
+SIGKILL at any instant leaves the previous or the new state. Nothing else is needed to go on bit for bit:
+samples and noise are functions of seed and step.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from loguru import logger
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from shared.files import write_atomic
+from shared.recipe import Recipe
+
+FORMAT = 1
+
+
+class Progress(BaseModel):
+    """How far training is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = FORMAT
+    update_id: str
+    base_digest: str
+    base_version: int
+    recipe: Recipe
+    learning_rate: float
+    episodes: list[str]
+    """Content digests of the training episodes, fixed when the update was begun."""
+    step: int = 0
+    """Steps done of this update."""
+    first_step: int
+    """Steps that this node had trained before this update: numbers samples and noise."""
+    loss_sums: dict[str, float] = {}
+    """Sum over samples of the training loss, per task."""
+    loss_counts: dict[str, int] = {}
+    seconds: float = 0.0
+    delivered: bool = False
+    """The update lies in the outbox; only the optimiser's moments are still of use."""
+
+
+State = dict[str, dict[str, torch.Tensor]]
+"""Group ("start", "now", "mean", "square", "count") to adapter tensor name to tensor."""
+
+
+def save_checkpoint(path: Path, progress: Progress, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    """Replace the checkpoint, durably."""
+    tensors = {
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, named in state.items()
+        for name, tensor in named.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, save(tensors, metadata={"progress": progress.model_dump_json()}))
+
+
+def load_checkpoint(path: Path) -> tuple[Progress, State] | None:
+    """Read what `save_checkpoint` wrote; None when there is none, or none that can be read (logged)."""
+    if not path.exists():
+        return None
+    state: State = {}
+    try:
+        with safe_open(path, "pt") as file:
+            progress = Progress.model_validate_json((file.metadata() or {})["progress"])
+            if progress.format != FORMAT:
+                raise ValueError(f"format {progress.format}")
+            for key in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                group, _, name = key.partition("/")
+                state.setdefault(group, {})[name] = file.get_tensor(key)
+    except (SafetensorError, KeyError, ValueError, ValidationError, OSError) as error:
+        logger.warning("the training checkpoint can't be used, training starts afresh: {}", error)
+        return None
+    return progress, state

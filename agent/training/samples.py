@@ -1,0 +1,118 @@
+"""Training samples: every frame of every episode, normalised, tokenised and ready to be put in a batch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from agent.training.data import Episode, tasks_of
+from agent.training.features import FeatureStore
+from shared.policy.rtc import target_indices
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a training step.
+
+    features (B, cameras, tokens, width) float32; tokens (B, L) int64; mask (B, L) bool; state (B, 6) and
+    action (B, chunk, 6) normalised float32; task (B,) int64 indices into `Samples.tasks`.
+    """
+
+    features: torch.Tensor
+    tokens: torch.Tensor
+    mask: torch.Tensor
+    state: torch.Tensor
+    action: torch.Tensor
+    task: torch.Tensor
+
+
+class Samples:
+    """Frames of `episodes`, numbered through.
+
+    Args:
+        episodes: At least one.
+        store: Features of their images.
+        preprocess: The base's pre-processor: the federation's normalisation, never the node's own.
+        chunk: Actions per chunk.
+        device: Where batches go.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        store: FeatureStore,
+        preprocess: Any,
+        chunk: int,
+        device: str = "cpu",
+    ) -> None:
+        self.tasks = tasks_of(episodes)
+        self._device = device
+        self._tokens, self._mask = _tokenise(self.tasks, episodes[0], preprocess)
+        states, actions, features, tasks = [], [], [], []
+        for episode in episodes:
+            state, action = _normalise(episode, preprocess)
+            targets = [target_indices(frame, len(episode), chunk) for frame in range(len(episode))]
+            states.append(state)
+            actions.append(action[torch.tensor(targets)])
+            features.append(store.of(episode))
+            tasks.append(torch.full((len(episode),), self.tasks.index(episode.task)))
+        self._state, self._action = torch.cat(states), torch.cat(actions)
+        self._features, self._task = torch.cat(features), torch.cat(tasks)
+
+    def __len__(self) -> int:
+        return len(self._state)
+
+    def batch(self, rows: Sequence[int] | np.ndarray) -> Batch:
+        """The frames numbered `rows`."""
+        index = torch.as_tensor(np.asarray(rows))
+        task = self._task[index]
+        parts = (
+            self._features[index].float(),
+            self._tokens[task],
+            self._mask[task],
+            self._state[index],
+            self._action[index],
+            task,
+        )
+        return Batch(*(part.to(self._device) for part in parts))
+
+    def spread(self, task: str, count: int) -> list[int]:
+        """At most `count` frames of `task`, evenly spaced: a fixed subset to measure a loss on."""
+        frames = torch.nonzero(self._task == self.tasks.index(task)).flatten()
+        picks = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
+        return [int(frames[pick]) for pick in picks]
+
+
+def rows_of_step(frames: int, batch: int, step: int, seed: int) -> np.ndarray:
+    """Frames of one step: consecutive pieces of seeded shuffles, each shuffle a pass over all frames.
+
+    A pure function of its arguments, so that there is no sampler state to save.
+    """
+    position = np.arange(step * batch, (step + 1) * batch)
+    epochs = position // frames
+    rows = np.empty(batch, np.int64)
+    for epoch in np.unique(epochs):
+        order = np.random.Generator(np.random.PCG64([seed, int(epoch)])).permutation(frames)
+        chosen = epochs == epoch
+        rows[chosen] = order[position[chosen] % frames]
+    return rows
+
+
+def _normalise(episode: Episode, preprocess: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    done = preprocess(
+        {
+            "observation.state": torch.from_numpy(episode.state),
+            "action": torch.from_numpy(episode.action),
+            "task": [episode.task] * len(episode),
+        }
+    )
+    return done["observation.state"].float().cpu(), done["action"].float().cpu()
+
+
+def _tokenise(tasks: list[str], any_episode: Episode, preprocess: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """All tasks at once, so that they are padded to one length."""
+    state = torch.from_numpy(any_episode.state[:1]).expand(len(tasks), -1)
+    done = preprocess({"observation.state": state, "task": tasks})
+    return done["observation.language.tokens"].cpu(), done["observation.language.attention_mask"].bool().cpu()

@@ -1,0 +1,274 @@
+"""From a version and local episodes to an update: needs no daemon.
+
+    trainer = LocalTrainer("sim/base", Path("state/episodes"), Path("state/training"), node="station-a")
+    update = trainer.train(tensors, version=3, recipe=recipe, learning_rate=2e-3)
+
+Life of an update: once the pictures are encoded, `train` writes a checkpoint, then at most every
+`checkpoint_s`, and after the last step; `deliver` puts the result where it belongs; a last checkpoint says
+so and keeps AdamW's moments for the next update. Killed anywhere in between, `resume` in a new process ends
+with the same update: same id, same bytes.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from loguru import logger
+from peft import PeftModel
+
+from agent.episodes.leaks import LeakGuard, plain_task
+from agent.training.checkpoint import Progress, State, load_checkpoint, save_checkpoint
+from agent.training.data import Episode, EpisodeFolder, Split
+from agent.training.features import FeatureStore
+from agent.training.loop import Loop
+from agent.training.samples import Samples
+from agent.training.update import Update, make_update
+from shared.adapters import Tensors
+from shared.errors import ArmfleetError
+from shared.exit_codes import ExitCode
+from shared.files import remove_in_progress
+from shared.policy.adapter import add_adapter, remove_adapter, set_tensors
+from shared.policy.base import load_base, load_processors
+from shared.policy.digest import base_digest
+from shared.recipe import Recipe
+
+CHECKPOINT, FEATURES = "checkpoint.safetensors", "features"
+MAX_PAUSE_S = 5.0
+"""Longest sleep after a step, whatever the duty cycle: a suspended machine must not count as a slow one."""
+
+Deliver = Callable[[Update], None]
+OnStep = Callable[[int, int, float], None]
+
+
+class LocalTrainer:
+    """Trains updates one after another.
+
+    Args:
+        base: Folder or hub id of the base policy.
+        episodes: Folder of episode folders, read again for each update; or episodes in memory.
+        state_dir: Checkpoint and feature cache; created.
+        node: Name in the update's header and part of the seeds.
+        device: torch device.
+        threads: torch threads; one is fastest on shared cores.
+        duty_cycle: Share of time spent computing, in (0, 1]; the rest is slept after each step.
+        checkpoint_s: Longest time between checkpoints.
+        guard: What must not train besides the evaluation episodes of the folder.
+
+    Raises:
+        ArmfleetError: BASE_MISSING.
+    """
+
+    def __init__(
+        self,
+        base: str | Path,
+        episodes: Path | Split,
+        state_dir: Path,
+        *,
+        node: str = "local",
+        device: str = "cpu",
+        threads: int = 1,
+        duty_cycle: float = 1.0,
+        checkpoint_s: float = 30.0,
+        guard: LeakGuard | None = None,
+    ) -> None:
+        torch.set_num_threads(threads)
+        for folder in (state_dir, state_dir / FEATURES):  # the trainer is killed to stop it, also in a write
+            remove_in_progress(folder)
+        self._base_digest = base_digest(base)
+        self._policy = load_base(base, device)
+        self._preprocess, _ = load_processors(base, device)
+        self._episodes = EpisodeFolder(episodes, guard) if isinstance(episodes, Path) else episodes
+        self._store = FeatureStore(state_dir / FEATURES, self._base_digest, self._policy)
+        self._checkpoint = state_dir / CHECKPOINT
+        self._node, self._device = node, device
+        self._duty_cycle, self._checkpoint_s = duty_cycle, checkpoint_s
+        self._model: PeftModel | None = None
+        self._loop: Loop | None = None
+        self._recipe: Recipe | None = None
+        self._samples: dict[tuple[str, ...], Samples] = {}
+        self._last: tuple[Progress, State] | None = load_checkpoint(self._checkpoint)
+
+    def unfinished(self) -> Progress | None:
+        """The update that a killed process left behind, if any."""
+        progress = self._last[0] if self._last else None
+        return progress if progress is not None and not progress.delivered else None
+
+    def train(
+        self,
+        tensors: Tensors,
+        version: int,
+        recipe: Recipe,
+        learning_rate: float,
+        deliver: Deliver | None = None,
+        on_step: OnStep | None = None,
+    ) -> Update:
+        """Train one update of `version`.
+
+        Args:
+            tensors: The version's adapter.
+            deliver: Called once with the result before it counts as delivered; may be called again with the
+                same update after a crash.
+            on_step: Called with (step, steps, loss) after each step.
+
+        Raises:
+            ArmfleetError: no admitted training episodes, an adapter that does not fit, or a diverged loss.
+        """
+        split = self._split(recipe)
+        loop = self._prepare(recipe)
+        set_tensors(self._required_model(), tensors)
+        loop.set_learning_rate(learning_rate)
+        before = self._last[0] if self._last else None
+        progress = Progress(
+            update_id=uuid.uuid4().hex,
+            base_digest=self._base_digest,
+            base_version=version,
+            recipe=recipe,
+            learning_rate=learning_rate,
+            episodes=[episode.digest for episode in split.train],
+            first_step=before.first_step + before.step if before else 0,
+        )
+        start = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
+        return self._run(loop, progress, start, split, deliver, on_step)
+
+    def resume(self, deliver: Deliver | None = None, on_step: OnStep | None = None) -> Update:
+        """Finish the update that `unfinished` names.
+
+        Where its episodes are no longer all there, or the base is another one, it starts again from its
+        version.
+
+        Raises:
+            ArmfleetError: as `train`; also when there is nothing to resume.
+        """
+        progress = self.unfinished()
+        if progress is None or self._last is None:
+            raise ArmfleetError("there is no unfinished update to resume")
+        _, state = self._last
+        start = state["start"]
+        split = self._split(progress.recipe)
+        by_digest = {episode.digest: episode for episode in split.train}
+        loop = self._prepare(progress.recipe)
+        unchanged = progress.base_digest == self._base_digest and set(progress.episodes) <= by_digest.keys()
+        if not unchanged or not loop.restore(state, parameters=True):
+            logger.bind(update=progress.update_id).warning("its episodes or its base changed: started again")
+            tensors = {name: tensor.numpy() for name, tensor in start.items()}
+            return self.train(
+                tensors, progress.base_version, progress.recipe, progress.learning_rate, deliver, on_step
+            )
+        split = Split(tuple(by_digest[digest] for digest in progress.episodes), split.eval)
+        loop.set_learning_rate(progress.learning_rate)
+        logger.bind(update=progress.update_id).info("resumed at step {}", progress.step)
+        return self._run(loop, progress, start, split, deliver, on_step)
+
+    def _run(
+        self,
+        loop: Loop,
+        progress: Progress,
+        start: dict[str, torch.Tensor],
+        split: Split,
+        deliver: Deliver | None,
+        on_step: OnStep | None,
+    ) -> Update:
+        steps = progress.recipe.steps
+        self._save(loop, progress, start)
+        samples = self._samples_of(split, "train")
+        saved = time.monotonic()
+        while progress.step < steps:
+            began = time.monotonic()
+            losses = loop.step(samples, progress.first_step + progress.step)
+            progress = _advance(progress, losses, time.monotonic() - began)
+            if on_step is not None:
+                total, count = (sum(x) for x in zip(*losses.values(), strict=True))
+                on_step(progress.step, steps, total / count)
+            if time.monotonic() - saved >= self._checkpoint_s or progress.step == steps:
+                self._save(loop, progress, start)
+                saved = time.monotonic()
+            self._pause(time.monotonic() - began)
+        held_out = loop.evaluate(self._samples_of(split, "eval")) if split.eval else {}
+        now = {name: tensor.cpu() for name, tensor in loop.state()["now"].items()}
+        delta = {name: (now[name] - start[name]).numpy() for name in now}
+        calibrations = {episode.calibration for episode in split.train}
+        update = make_update(progress, self._node, delta, len(samples), held_out, calibrations)
+        if deliver is not None:
+            deliver(update)
+        self._save(loop, progress.model_copy(update={"delivered": True}), start)
+        return update
+
+    def _prepare(self, recipe: Recipe) -> Loop:
+        """The loop for `recipe`, with the moments of the node's previous update where they fit."""
+        if self._loop is None or recipe != self._recipe:
+            if self._model is not None:
+                remove_adapter(self._model)
+            self._policy.requires_grad_(False)
+            self._model = add_adapter(self._policy, recipe)
+            self._policy.eval()  # no dropout anywhere, and frozen layers stay as they are
+            self._loop, self._recipe = Loop(self._policy, self._model, recipe, self._node), recipe
+            if self._last is not None and not self._loop.restore(self._last[1], parameters=False):
+                logger.info("the recipe has other modules than the last one: the optimiser starts afresh")
+        return self._loop
+
+    def _required_model(self) -> PeftModel:
+        assert self._model is not None
+        return self._model
+
+    def _split(self, recipe: Recipe) -> Split:
+        split = self._episodes.read() if isinstance(self._episodes, EpisodeFolder) else self._episodes
+        unseen = {plain_task(task) for task in recipe.never_train}
+        train = [episode for episode in split.train if plain_task(episode.task) not in unseen]
+        if left := len(split.train) - len(train):
+            logger.warning("{} episodes show tasks that the coordinator keeps unseen: they don't train", left)
+        split = Split(tuple(filter(self._has_features, train)), tuple(filter(self._has_features, split.eval)))
+        if not split.train:
+            raise ArmfleetError(
+                "there is nothing to train on: no admitted training episode",
+                do="record demonstrations; the agent's log says why any were quarantined",
+            )
+        return split
+
+    def _has_features(self, episode: Episode) -> bool:
+        """Whether an episode can be used; one with a damaged video is left out, with the cause in the log."""
+        try:
+            self._store.of(episode)
+        except ArmfleetError as error:
+            if error.code != ExitCode.EPISODE_DAMAGED:
+                raise
+            logger.bind(episode=episode.id).warning("left out of training: {}", error)
+            return False
+        return True
+
+    def _samples_of(self, split: Split, which: str) -> Samples:
+        episodes = split.train if which == "train" else split.eval
+        key = (which, *(episode.digest for episode in episodes))
+        if key not in self._samples:
+            self._samples = {k: v for k, v in self._samples.items() if k[0] != which}
+            self._samples[key] = Samples(
+                episodes, self._store, self._preprocess, self._policy.config.chunk_size, self._device
+            )
+            self._store.prune({episode.digest for episode in (*split.train, *split.eval)})
+        return self._samples[key]
+
+    def _save(self, loop: Loop, progress: Progress, start: dict[str, torch.Tensor]) -> None:
+        state = loop.state() | {"start": start}
+        save_checkpoint(self._checkpoint, progress, state)
+        self._last = (progress, state)
+
+    def _pause(self, step_s: float) -> None:
+        if self._duty_cycle < 1:
+            time.sleep(min(step_s * (1 / self._duty_cycle - 1), MAX_PAUSE_S))
+
+
+def _advance(progress: Progress, losses: dict[str, tuple[float, int]], seconds: float) -> Progress:
+    sums, counts = dict(progress.loss_sums), dict(progress.loss_counts)
+    for task, (total, count) in losses.items():
+        sums[task] = sums.get(task, 0.0) + total
+        counts[task] = counts.get(task, 0) + count
+    return progress.model_copy(
+        update={
+            "step": progress.step + 1,
+            "loss_sums": sums,
+            "loss_counts": counts,
+            "seconds": progress.seconds + seconds,
+        }
+    )
