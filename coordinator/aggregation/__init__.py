@@ -1,0 +1,1 @@
+"""LoRA aggregation: buffer, weights, mean and server optimiser."""

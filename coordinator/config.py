@@ -1,0 +1,167 @@
+"""Configuration of the coordinator (`coordinator.toml`)."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from shared.config import ConfigModel, load_config
+from shared.messages import Name
+from shared.recipe import PRESETS, Recipe
+
+Positive = Annotated[float, Field(gt=0)]
+Address = Annotated[str, Field(pattern=r"^[\w.\[\]:-]+:\d{1,5}$")]
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class CoordinatorSection(ConfigModel):
+    """Who this coordinator is and where its state lives."""
+
+    name: Name
+    """The fleet's name."""
+    state_dir: AbsolutePath
+    socket: AbsolutePath
+    """Control API: the CLI and the ServerApp."""
+    enrol_socket: AbsolutePath
+    """Enrolment API: nginx passes `POST /enrol` to it."""
+
+
+class PolicySection(ConfigModel):
+    """The frozen policy that adapters are trained for."""
+
+    base: str
+    """Folder or hub id."""
+
+
+class SuperLinkSection(ConfigModel):
+    """The stock SuperLink beside the coordinator."""
+
+    address: Address = "127.0.0.1:8000"
+    """Loopback only: whoever reaches it runs code here (Flower's Control API has no authentication)."""
+    flwr_home: AbsolutePath | None = None
+    """FLWR_HOME of SuperLink and superexec; default `<state_dir>/flwr`."""
+
+    @field_validator("address")
+    @classmethod
+    def _loopback(cls, address: str) -> str:
+        if address.rsplit(":", 1)[0] not in ("127.0.0.1", "localhost", "[::1]"):
+            raise ValueError("the SuperLink must listen on loopback; nginx passes its Fleet API on")
+        return address
+
+
+class PublicSection(ConfigModel):
+    """How workstations reach this fleet."""
+
+    url: str = Field(pattern=r"^https://[\w.\[\]:-]+$")
+    """Where nginx answers; goes into join bundles and, as a name, into the server's certificate."""
+    names: tuple[str, ...] = ()
+    """Further host names or addresses for the certificate."""
+    invite_hours: Positive = 72
+    """How long a join bundle's secret is good for."""
+
+
+class ExchangeSection(ConfigModel):
+    """Check-ins."""
+
+    check_in_s: Positive = 30
+    """A node that is online is sent a check-in this long after its last one."""
+    ttl_s: Positive = 300
+    """How long a check-in and its reply may take before the next one is sent."""
+    max_in_flight: int = Field(default=8, ge=1)
+    """Check-ins under way at once: 30 with 5.4 MB both ways took the SuperLink to 594 MB."""
+    poll_s: Positive = 0.5
+    """Pause of the ServerApp between two looks at plan and replies."""
+
+
+class AggregationSection(ConfigModel):
+    """Rounds."""
+
+    buffer_size: int = Field(default=2, ge=1)
+    """K: a round starts when this many updates are in."""
+    max_wait_s: Positive = 600
+    """T: or when the oldest has waited this long."""
+    staleness_exponent: float = Field(default=0.5, ge=0)
+    server_momentum: float = Field(default=0.8, ge=0, lt=1)
+    server_learning_rate: float = Field(default=0.7, gt=0)
+    rounds: int = Field(default=60, ge=1)
+    """Length of the learning-rate schedule; after it no training is asked for."""
+
+
+class EvaluationTask(ConfigModel):
+    """One task of the simulator."""
+
+    verb: str
+    color: str
+
+    @property
+    def key(self) -> str:
+        """Name in results, as the evaluation worker gives it."""
+        return f"{self.verb}_{self.color}"
+
+
+class EvaluationSection(ConfigModel):
+    """Evaluation of versions in simulation."""
+
+    every: int = Field(default=5, ge=1)
+    """Each k-th version is evaluated."""
+    tasks: tuple[EvaluationTask, ...] = ()
+    """Known tasks: promotion goes by these."""
+    unseen: tuple[EvaluationTask, ...] = ()
+    """Measured and reported, never used for promotion."""
+    rollouts: int = Field(default=20, ge=1)
+    """Per task."""
+    seed0: int = Field(default=500_000, ge=0)
+    """Rollout i runs scene seed0 + i; the same scenes for every version."""
+    delay_ticks: int = Field(default=2, ge=0)
+    """Simulated inference delay in actions of the policy (0.1 s each at 10 Hz), as the arms measure it."""
+    timeout_s: Positive = 900
+    """An evaluation that takes longer is given up and its worker restarted."""
+
+
+class PromotionSection(ConfigModel):
+    """When a candidate becomes the promoted version."""
+
+    max_task_loss: float = Field(default=0.10, ge=0, le=1)
+    """A candidate that costs any known task more than this share of its rollouts is rejected."""
+
+
+class CoordinatorConfig(ConfigModel):
+    """The whole file."""
+
+    coordinator: CoordinatorSection
+    policy: PolicySection
+    superlink: SuperLinkSection = SuperLinkSection()
+    public: PublicSection
+    exchange: ExchangeSection = ExchangeSection()
+    aggregation: AggregationSection = AggregationSection()
+    recipe: Recipe = Recipe()
+    """TOML: `preset = "attention" | "expert" | "wide"` and any field of the recipe."""
+    evaluation: EvaluationSection = EvaluationSection()
+    promotion: PromotionSection = PromotionSection()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_preset(cls, data: Any) -> Any:
+        recipe = data.get("recipe") if isinstance(data, dict) else None
+        if not isinstance(recipe, dict) or "preset" not in recipe:
+            return data
+        fields = dict(recipe)
+        preset = fields.pop("preset")
+        if preset not in PRESETS:
+            raise ValueError(f"recipe.preset = {preset!r}: choose one of {', '.join(PRESETS)}")
+        return {**data, "recipe": {**PRESETS[preset], **fields}}
+
+    @property
+    def state(self) -> Path:
+        """The state folder."""
+        return self.coordinator.state_dir
+
+    @property
+    def flwr_home(self) -> Path:
+        """FLWR_HOME of the Flower processes beside this coordinator."""
+        return self.superlink.flwr_home or self.state / "flwr"
+
+
+def load(path: Path) -> CoordinatorConfig:
+    """Read `coordinator.toml`; raises as `shared.config.load_config`."""
+    return load_config(path, CoordinatorConfig)

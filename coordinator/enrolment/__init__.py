@@ -1,0 +1,1 @@
+"""Certificate authority, join bundles and the enrolment call."""

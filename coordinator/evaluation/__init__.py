@@ -1,0 +1,1 @@
+"""Evaluation of a version in simulation."""

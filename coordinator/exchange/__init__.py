@@ -1,0 +1,1 @@
+"""Flower ServerApp, check-in plan and intake of updates."""

@@ -1,0 +1,15 @@
+"""The learning rate a check-in asks for: a cosine over the rounds of the federation.
+
+Many short rounds never leave a schedule that restarts with each update, so the coordinator owns it
+(Loshchilov, Hutter, arXiv 1608.03983, eq. 5, without restarts; down to a twentieth).
+"""
+
+import math
+
+FLOOR = 0.05
+
+
+def learning_rate(peak: float, round_number: int, rounds: int) -> float:
+    """Rate for training from version `round_number` of a schedule of `rounds`; constant after its end."""
+    progress = min(1.0, max(0.0, round_number / rounds))
+    return peak * (0.5 * (1 + math.cos(math.pi * progress)) * (1 - FLOOR) + FLOOR)

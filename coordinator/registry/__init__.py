@@ -1,0 +1,1 @@
+"""Nodes, updates and versions: folders, and SQLite as their index."""

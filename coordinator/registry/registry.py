@@ -1,0 +1,282 @@
+"""The coordinator's memory: folders that hold the truth, an index over them, and the rules that join them.
+
+One process at a time opens a state folder (a lock file sees to that); inside it, methods may be called from
+any thread: those that change something take one lock.
+"""
+
+import fcntl
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from loguru import logger
+
+from coordinator.aggregation.buffer import Waiting
+from coordinator.aggregation.version import Input, Result, Rule
+from coordinator.registry.index import Index, NodeRow, UpdateRow, VersionRow
+from coordinator.registry.nodes import Node, NodeStore
+from coordinator.registry.targets import Offer
+from coordinator.registry.updates import Received, UpdateStore
+from coordinator.registry.versions import Decision, Evaluation, State, VersionStore
+from shared.adapters import Manifest, Tensors, digest
+from shared.codec import decode
+from shared.errors import ArmfleetError
+from shared.exit_codes import ExitCode
+from shared.messages import UpdateHeader
+from shared.recipe import Recipe
+
+
+class Registry:
+    """Nodes, updates and versions in `state_dir`."""
+
+    def __init__(self, state_dir: Path) -> None:
+        """Open, clear away what a killed process left half-written, and rebuild the index.
+
+        Raises:
+            ArmfleetError: ALREADY_RUNNING, another process has it open; REGISTRY_DAMAGED.
+        """
+        self._claim = _claim(state_dir / "lock")
+        self.versions = VersionStore(state_dir / "versions")
+        self.updates = UpdateStore(state_dir / "updates", state_dir / "refused")
+        self.nodes = NodeStore(state_dir / "nodes")
+        self._lock = threading.RLock()
+        for name in (*self.versions.removed, *self.updates.removed, *self.nodes.removed):
+            logger.warning("removed {}, half-written when the last process ended", name)
+        self.index = Index(state_dir / "registry.sqlite")
+        self._rebuild()
+
+    def close(self) -> None:
+        """Close the index and let go of the folder."""
+        self.index.close()
+        self._claim.close()
+
+    # ------------------------------------------------------------------ nodes
+
+    def add_node(self, node: Node) -> None:
+        """Enrol, or replace the node of that name."""
+        with self._lock:
+            self.nodes.write(node)
+            self.index.put([_node_row(node)])
+
+    # ---------------------------------------------------------------- updates
+
+    def accept(self, header: UpdateHeader, delta: bytes) -> bool:
+        """Make a validated update durable; False when it (or a refusal of it) is already."""
+        with self._lock:
+            if header.id in self.updates:
+                return False
+            received = self.updates.accept(header, delta)
+            self.index.put([_update_row(header, received, len(delta))])
+            return True
+
+    def refuse(self, header: UpdateHeader, reason: str) -> bool:
+        """Keep the header of an unusable update and why; False when it is known already."""
+        with self._lock:
+            if header.id in self.updates:
+                return False
+            received = self.updates.refuse(header, reason)
+            self.index.put([_update_row(header, received, 0)])
+            return True
+
+    def waiting(self) -> list[Waiting]:
+        """The buffer: accepted updates that no version contains."""
+        rows = self.index.waiting()
+        return [Waiting(row.id, row.node, row.base_version, row.received) for row in rows]
+
+    def inputs(self, update_ids: list[str], like: Tensors) -> list[Input]:
+        """Decode updates for a round; `like` gives names and shapes."""
+        inputs = []
+        for update_id in update_ids:
+            header, _ = self.updates.header(update_id)
+            delta = decode(self.updates.delta(update_id), like)
+            inputs.append(Input(update_id, header.node, header.base_version, delta))
+        return inputs
+
+    # --------------------------------------------------------------- versions
+
+    def newest(self) -> int:
+        """Number of the newest version."""
+        return self.versions.numbers()[-1]
+
+    def promoted(self) -> int:
+        """Number of the promoted version."""
+        return self._with_state("promoted")[-1]
+
+    def previous(self) -> int | None:
+        """The version that was promoted before the present one and not rolled back; None: there was none."""
+        times = {number: self.versions.decision(number).promoted for number in self._with_state("superseded")}
+        former = [(time, number) for number, time in times.items() if time is not None]
+        return max(former)[1] if former else None
+
+    def add_version(self, parent: int, result: Result, rule: Rule, recipe: Recipe) -> int:
+        """Make the version after `parent` durable, as a candidate; returns its number."""
+        with self._lock:
+            manifest = Manifest(
+                version=parent + 1,
+                parent=parent,
+                base_digest=self.versions.manifest(parent).base_digest,
+                tensors_digest=digest(result.tensors),
+                recipe=recipe,
+                contributions=result.contributions,
+                created=_now(),
+            )
+            _, config = self.versions.adapter(parent)
+            decision = _decision("candidate", f"a round of {len(result.contributions)} updates")
+            self.versions.create(manifest, result.tensors, config, result.momentum, rule, decision)
+            self._index_version(manifest.version)
+            return manifest.version
+
+    def decide(self, number: int, state: State, reason: str) -> None:
+        """Move a version to another state; raises as `VersionStore.decide`."""
+        with self._lock:
+            self.versions.decide(number, state, reason)
+            self._index_version(number)
+        logger.bind(version=number, state=state).info("version {} is {}: {}", number, state, reason)
+
+    def promote(self, number: int, reason: str) -> None:
+        """Make `number` the promoted version; the present one becomes superseded.
+
+        The new one is marked first: after a kill in between two are promoted, and opening the registry keeps
+        the one that was promoted last.
+        """
+        with self._lock:
+            before = self.promoted()
+            self.decide(number, "promoted", reason)
+            self.decide(before, "superseded", f"version {number} was promoted")
+
+    def roll_back(self, reason: str) -> int:
+        """Promote the previous version again and mark the present one as rolled back; returns its number.
+
+        Raises:
+            ArmfleetError: there is no previous version.
+        """
+        with self._lock:
+            present, previous = self.promoted(), self.previous()
+            if previous is None:
+                raise ArmfleetError("no version was promoted before this one", kept=f"version {present}")
+            self.decide(previous, "promoted", f"rolled back to, from version {present}: {reason}")
+            self.decide(present, "rolled_back", reason)
+            return previous
+
+    def record_evaluation(self, number: int, evaluation: Evaluation) -> None:
+        """Keep an evaluation's result."""
+        with self._lock:
+            self.versions.record_evaluation(number, evaluation)
+
+    def offers(self) -> dict[str, Offer]:
+        """Which version belongs in which slot now."""
+        with self._lock:
+            slots = {"promoted": self.promoted(), "candidate": self.newest()}
+            previous = self.previous()
+            if previous is not None:
+                slots["previous"] = previous
+            return {slot: self._offer(number) for slot, number in slots.items()}
+
+    # ----------------------------------------------------------------- inside
+
+    def _offer(self, number: int) -> Offer:
+        manifest = self.versions.manifest(number)
+        return Offer(number, manifest.tensors_digest, manifest.base_digest, self.versions.packed(number))
+
+    def _with_state(self, *states: str) -> list[int]:
+        return [row.number for row in self.index.versions() if row.state in states]
+
+    def _rebuild(self) -> None:
+        self.index.put([_node_row(node) for node in self.nodes.all()])
+        for update_id in (*self.updates.ids(), *self.updates.refused_ids()):
+            header, received = self.updates.header(update_id)
+            size = 0 if received.refused else len(self.updates.delta(update_id))
+            self.index.put([_update_row(header, received, size)])
+        for number in self.versions.numbers():
+            self._index_version(number)
+        self._settle_promotion()
+
+    def _settle_promotion(self) -> None:
+        """Finish a promotion that a kill interrupted."""
+        promoted = self._with_state("promoted")
+        latest = max(promoted, key=lambda number: self.versions.decision(number).changed, default=None)
+        for number in promoted:
+            if number != latest:
+                self.decide(number, "superseded", f"version {latest} was promoted")
+        if latest is None and self.versions.numbers():
+            raise ArmfleetError(
+                "no version is promoted",
+                kept="all versions and updates",
+                do="restore the state.json files of versions/ from a backup",
+                code=ExitCode.REGISTRY_DAMAGED,
+            )
+
+    def _index_version(self, number: int) -> None:
+        manifest, decision = self.versions.manifest(number), self.versions.decision(number)
+        row = VersionRow(
+            number=number,
+            parent=manifest.parent,
+            tensors_digest=manifest.tensors_digest,
+            created=manifest.created,
+            state=decision.state,
+            reason=decision.reason,
+        )
+        self.index.put([row])
+        self.index.assign(number, {part.update_id: part.staleness for part in manifest.contributions})
+
+
+def create_first_version(
+    state_dir: Path, tensors: Tensors, peft_config: Mapping[str, Any], base_digest: str, recipe: Recipe
+) -> None:
+    """Write version 0, the adapter that changes nothing yet; it is promoted, so there always is one."""
+    manifest = Manifest(
+        version=0,
+        parent=None,
+        base_digest=base_digest,
+        tensors_digest=digest(tensors),
+        recipe=recipe,
+        created=_now(),
+    )
+    decision = _decision("promoted", "the first version: the base policy unchanged")
+    store = VersionStore(state_dir / "versions")
+    store.create(manifest, tensors, peft_config, {}, Rule(0.0, 0.0, 1.0, 1), decision)
+
+
+def _claim(path: Path) -> IO[str]:
+    """Hold the state folder until the file is closed or the process ends, however it ends (flock(2))."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise ArmfleetError(
+            f"another coordinator works in {path.parent}",
+            kept="everything; this one has touched nothing",
+            do="stop it first: systemctl stop armfleet-coordinator",
+            code=ExitCode.ALREADY_RUNNING,
+        ) from error
+    return file
+
+
+def _decision(state: State, reason: str) -> Decision:
+    now = datetime.now(UTC)
+    return Decision(state=state, reason=reason, changed=now, promoted=now if state == "promoted" else None)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _node_row(node: Node) -> NodeRow:
+    return NodeRow(name=node.name, node_id=str(node.node_id), enrolled=node.enrolled)
+
+
+def _update_row(header: UpdateHeader, received: Received, size: int) -> UpdateRow:
+    return UpdateRow(
+        id=header.id,
+        node=header.node,
+        base_version=header.base_version,
+        received=received.at.timestamp(),
+        bytes=size,
+        refused=received.refused,
+        version=None,
+        staleness=None,
+    )

@@ -1,0 +1,84 @@
+"""One step of the federation: flush the buffer, make the next version, publish it."""
+
+import time
+from collections.abc import Callable
+
+from loguru import logger
+
+from coordinator.aggregation import buffer
+from coordinator.aggregation.version import Rule, make_version
+from coordinator.config import CoordinatorConfig
+from coordinator.registry.registry import Registry
+from coordinator.registry.targets import Publisher
+from shared.adapters import digest
+
+
+class Rounds:
+    """Blocking (some ten milliseconds for the tiny base); one call at a time."""
+
+    def __init__(
+        self,
+        config: CoordinatorConfig,
+        registry: Registry,
+        publisher: Publisher,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._registry, self._publisher, self._clock = registry, publisher, clock
+        self._settings, self._recipe = config.aggregation, config.recipe
+        self._rule = Rule(
+            staleness_exponent=self._settings.staleness_exponent,
+            momentum=self._settings.server_momentum,
+            learning_rate=self._settings.server_learning_rate,
+            buffer_size=self._settings.buffer_size,
+        )
+
+    def run_if_due(self) -> int | None:
+        """Make a version if the buffer says so; returns its number."""
+        settings = self._settings
+        flush = buffer.due(self._registry.waiting(), self._clock(), settings.buffer_size, settings.max_wait_s)
+        if flush is None:
+            return None
+        parent = self._registry.newest()
+        tensors, _ = self._registry.versions.adapter(parent)
+        momentum, _ = self._registry.versions.server_state(parent)
+        inputs = self._registry.inputs([update.update_id for update in flush.updates], tensors)
+        result = make_version(parent, tensors, momentum, inputs, self._rule)
+        number = self._registry.add_version(parent, result, self._rule, self._recipe)
+        self.publish()
+        logger.bind(version=number).info(
+            "version {} was made of {} (staleness {}): {}",
+            number,
+            ", ".join(part.node for part in result.contributions),
+            ", ".join(str(part.staleness) for part in result.contributions),
+            flush.reason,
+        )
+        return number
+
+    def publish(self) -> bool:
+        """Bring the signed slots in line with the registry; True if they were not."""
+        return self._publisher.publish(self._registry.offers())
+
+    def outlook(self) -> str:
+        """What the next round waits for."""
+        settings = self._settings
+        return buffer.outlook(
+            self._registry.waiting(), self._clock(), settings.buffer_size, settings.max_wait_s
+        )
+
+
+def recompute(registry: Registry, number: int) -> str:
+    """Digest of a version computed again from its parent and its listed updates: an audit.
+
+    It equals the manifest's `tensors_digest`, whatever machine and time, as long as the folders are whole.
+
+    Raises:
+        ValueError: version 0 has no parent.
+    """
+    manifest = registry.versions.manifest(number)
+    if manifest.parent is None:
+        raise ValueError(f"version {number} was not made from updates")
+    tensors, _ = registry.versions.adapter(manifest.parent)
+    momentum, _ = registry.versions.server_state(manifest.parent)
+    _, rule = registry.versions.server_state(number)
+    inputs = registry.inputs([part.update_id for part in manifest.contributions], tensors)
+    return digest(make_version(manifest.parent, tensors, momentum, inputs, rule).tensors)
