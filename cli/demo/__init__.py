@@ -1,0 +1,1 @@
+"""The demo: one coordinator, three virtual workstations, and the operator who uses them."""

@@ -1,0 +1,293 @@
+"""`armfleet record`: the keys and the picture of a session that lives in the agent.
+
+Nothing is kept here: a terminal that is closed, or killed, takes nothing with it, and `armfleet record` in
+another one goes on.
+"""
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+
+from agent.recording_messages import ATTENDED_S, Answer, SessionTold, StartRecording
+from agent.session import Act, Phase
+from cli.keys import ENTER, Keys
+from cli.recording_picture import Picture, picture_on
+from cli.recording_summary import as_json as summary_as_json
+from cli.recording_summary import exit_code, show
+from shared.errors import ArmfleetError
+from shared.exit_codes import ExitCode
+from shared.uds import UdsClient
+
+FOLLOW_S = 40.0
+"""Longest wait for the follower to come to the leader; the agent gives up after 30 s."""
+POLL_S = 0.2
+"""Between two pictures: well below what the agent takes for a lost terminal (ATTENDED_S)."""
+AWAY_S = 15.0
+"""An agent that does not answer for so long is reported; systemd starts one that died within seconds."""
+SAME_KEY_S = 0.7
+"""A key that comes again sooner is one that is held down, or a nervous finger: it counts once."""
+JUDGED_S = 180.0
+"""Longest wait at the end for the gate, which has judged most episodes by then."""
+LOST_TERMINAL = 129
+"""Exit status without a terminal: 128 and the number of SIGHUP, as a shell has it."""
+
+assert POLL_S * 5 < ATTENDED_S
+
+ESCAPE = "\x1b"
+ARROWS = {"[C": " ", "OC": " ", "[D": "d", "OD": "d"}
+"""LeRobot's recorder has the arrow keys: right ends an episode, left records it again."""
+ESCAPE_S = 0.05
+"""The rest of an arrow key's sequence comes at once; Esc alone has none."""
+ACTS = {"d": Act.DISCARD, "s": Act.SUCCESS, "f": Act.FAILURE, "p": Act.PAUSE}
+STARTS = frozenset({" ", ENTER})
+ENDS = frozenset({"q", "\x03", "\x04", ESCAPE})
+"""q, Ctrl-C, Ctrl-D, Esc."""
+
+
+class Detached(Exception):
+    """The terminal is gone, or only watched and has seen enough; the session goes on."""
+
+
+def wanted(
+    task: str | None, episodes: int, reset_s: float, length_s: float | None, watch: bool
+) -> StartRecording | None:
+    """The session that is asked for; None for the one that runs.
+
+    Raises:
+        ArmfleetError: a new session can't be only watched, or the task is none.
+    """
+    if task is None:
+        return None
+    if not task.strip():
+        raise ArmfleetError("an episode needs a task", do='say what is to be done: --task "…"')
+    if watch:
+        raise ArmfleetError("--watch looks at the session that runs", do="leave --task or --watch out")
+    try:
+        return StartRecording(task=task, episodes=episodes, reset_s=reset_s, max_s=length_s)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArmfleetError(f"{first['loc'][0]}: {first['msg']}") from error
+
+
+def run(socket: Path, new: StartRecording | None, watch: bool, as_json: bool) -> int:
+    """Start a session, or go on with the one that runs; the exit status.
+
+    Args:
+        socket: The agent's.
+        new: The new session; None for the one that runs.
+        watch: Without keys.
+        as_json: Only the summary goes to standard output, as one JSON object.
+
+    Raises:
+        ArmfleetError: there is no agent or no session, or the arm can't be taken.
+    """
+    console = Console(stderr=as_json)
+    client = UdsClient(socket)
+    try:
+        first = _begin(console, client, new)
+        return _attend(console, Line(client, keys=not watch), first, as_json)
+    finally:
+        client.close()
+
+
+def _begin(console: Console, client: UdsClient, new: StartRecording | None) -> Answer:
+    if new is not None:
+        with console.status("the follower comes to the leader: keep it still …"):
+            told = client.post("/recording/start", new.model_dump(), timeout_s=FOLLOW_S)
+        return Answer.model_validate(told)
+    answer = Answer.model_validate(client.get("/recording"))
+    if answer.session is None:
+        raise ArmfleetError("no session is running", do='start one: armfleet record --task "…" --episodes 20')
+    return answer
+
+
+def _attend(console: Console, line: "Line", first: Answer, as_json: bool) -> int:
+    try:
+        with _signals(), Keys() as keys:
+            with picture_on(console, line.keys) as picture:
+                answer = Conversation(line, keys, picture).run(first)
+            answer = await_verdicts(console, line, keys, answer)
+    except (Detached, KeyboardInterrupt):
+        console.print("The session goes on in the agent: `armfleet record` goes on with it.", markup=False)
+        return 0 if not line.keys else LOST_TERMINAL
+    session = _session(answer)
+    if as_json:
+        print(json.dumps(summary_as_json(answer, session)))
+    else:
+        show(console, answer, session)
+    return exit_code(session)
+
+
+class Line:
+    """The way to the agent, which may be away for a while.
+
+    Args:
+        client: Of the agent.
+        keys: This terminal has the keys, and says so with every question.
+        clock: Monotonic, seconds.
+    """
+
+    def __init__(self, client: UdsClient, keys: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client, self.keys, self._clock = client, keys, clock
+        self._answered = clock()
+        self.away = ""
+        """Why the last answer is old."""
+
+    def ask(self, last: Answer) -> Answer:
+        """The newest answer, or `last` while the agent is away for less than AWAY_S.
+
+        Raises:
+            ArmfleetError: it is away for longer, or has begun anew without the session.
+        """
+        try:
+            told = self._client.post("/recording/attend", {}) if self.keys else self._client.get("/recording")
+        except ArmfleetError as error:
+            gone_s = self._clock() - self._answered
+            if error.code is not ExitCode.COORDINATOR_AWAY or gone_s > AWAY_S:
+                raise
+            self.away = f"the agent has not answered for {gone_s:.0f} s"
+            return last
+        self._answered, self.away = self._clock(), ""
+        answer, before = Answer.model_validate(told), _session(last)
+        if answer.session is None or answer.session.id != before.id:
+            raise ArmfleetError(
+                "the agent began anew, and the session is over",
+                kept=f"the episodes {', '.join(before.kept)}" if before.kept else "",
+                do=f"record the other {before.wanted - len(before.kept)} in a new session",
+            )
+        return answer
+
+    def press(self, act: Act) -> None:
+        """Tell the agent. While it is away, `ask` says so: the key counts for nothing."""
+        try:
+            self._client.post("/recording/act", {"act": act.value})
+        except ArmfleetError as error:
+            if error.code is not ExitCode.COORDINATOR_AWAY:
+                raise
+
+
+class Conversation:
+    """Keys in, pictures out, until the session is over.
+
+    Args:
+        line: To the agent.
+        keys: What the person presses.
+        picture: What the person sees.
+        clock: Monotonic, seconds.
+    """
+
+    def __init__(
+        self, line: Line, keys: Keys, picture: Picture, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._line, self._keys, self._picture, self._clock = line, keys, picture, clock
+        self._pressed: dict[str, float] = {}
+
+    def run(self, answer: Answer) -> Answer:
+        """The last answer, of a session that is done.
+
+        Raises:
+            Detached: no keys will come any more, or a watcher leaves.
+            ArmfleetError: as `Line.ask`.
+        """
+        while True:
+            self._picture.show(answer, self._line.away)
+            if _session(answer).phase is Phase.DONE:
+                return answer
+            key = self._key()
+            if self._line.keys:
+                self._act(key, _session(answer).phase)
+            elif key in ENDS:
+                raise Detached
+            answer = self._line.ask(answer)
+
+    def _act(self, key: str | None, phase: Phase) -> None:
+        """By the phase that the person saw: a key that comes late never means the opposite."""
+        if self._keys.ended:
+            raise Detached
+        act = act_of(key, phase)
+        if act is not None:
+            self._line.press(act)
+
+    def _key(self) -> str | None:
+        """The next one, held-down ones once; None if there is none for a while."""
+        if self._keys.ended:  # a watcher without a terminal
+            time.sleep(POLL_S)
+            return None
+        key = read_key(self._keys, POLL_S)
+        if key is None:
+            return None
+        now, before = self._clock(), self._pressed.get(key, float("-inf"))
+        self._pressed[key] = now
+        return key if now - before >= SAME_KEY_S else None
+
+
+def read_key(keys: Keys, wait_s: float) -> str | None:
+    """One key; arrow keys as what they do, other sequences not at all."""
+    key = keys.get(wait_s)
+    if key != ESCAPE:
+        return key
+    rest = ""
+    while (more := keys.get(ESCAPE_S)) is not None:
+        rest += more
+        if (more.isalpha() and rest != "O") or more == "~":
+            break
+    return ARROWS.get(rest) if rest else ESCAPE
+
+
+def act_of(key: str | None, phase: Phase) -> Act | None:
+    """What a key asks for; None if nothing."""
+    if key is None:
+        return None
+    if key in STARTS:
+        return Act.STOP if phase is Phase.RECORDING else Act.START
+    key = key.lower()
+    return Act.END if key in ENDS else ACTS.get(key)
+
+
+def await_verdicts(console: Console, line: Line, keys: Keys, answer: Answer) -> Answer:
+    """Until the gate has judged all that is kept, for JUDGED_S at most, or until a key that ends it."""
+    deadline = time.monotonic() + JUDGED_S
+    with console.status("") as status:
+        while (waiting := _waiting(answer)) and time.monotonic() < deadline:
+            number = len(answer.episodes)
+            status.update(f"the gate has judged {number - waiting} of {number} (q does not wait)")
+            if keys.ended:
+                time.sleep(POLL_S)
+            elif read_key(keys, POLL_S) in ENDS:
+                break
+            answer = line.ask(answer)
+    return answer
+
+
+def _waiting(answer: Answer) -> int:
+    """Kept episodes without a verdict that may still come."""
+    return 0 if answer.gate.fault else sum(episode.verdict == "unjudged" for episode in answer.episodes)
+
+
+def _session(answer: Answer) -> SessionTold:
+    assert answer.session is not None
+    return answer.session
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """A terminal that is closed, or a command that is told to end, gives the terminal back as it was."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Detached
+
+    numbers = (signal.SIGHUP, signal.SIGTERM)
+    before: dict[Any, Any] = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,173 @@
+"""`armfleet status` and `armfleet versions`: what everybody does now, and why."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cli.demo.layout import STAMP
+from cli.doctor.finding import JOIN_GROUP
+from shared.errors import ArmfleetError
+from shared.exit_codes import ExitCode
+from shared.uds import UdsClient
+
+
+def show(demo: Path | None, agent_socket: Path, coordinator_socket: Path, as_json: bool) -> int:
+    """Ask all daemons and print a table; the exit code is that of the worst answer.
+
+    Without a demo, a machine usually has an agent or a coordinator: a socket that isn't there is left out,
+    unless neither is.
+    """
+    sockets = _demo_sockets(demo) if demo else _local_sockets(agent_socket, coordinator_socket)
+    answers: dict[str, dict[str, Any] | ArmfleetError] = {}
+    for name, path in sockets.items():
+        try:
+            answers[name] = _ask(path)
+        except ArmfleetError as error:
+            answers[name] = error
+    if as_json:
+        print(json.dumps({name: _plain(answer) for name, answer in answers.items()}, indent=1))
+    else:
+        _print(answers)
+    failed = [answer.code for answer in answers.values() if isinstance(answer, ArmfleetError)]
+    return int(max(failed, default=ExitCode.OK))
+
+
+def _demo_sockets(folder: Path) -> dict[str, Path]:
+    try:
+        stamp = json.loads((folder / STAMP).read_text())
+        agents = {f"agent {name}": Path(path) for name, path in stamp["agents"].items()}
+        return {"coordinator": Path(stamp["coordinator"]), **agents}
+    except (OSError, ValueError, KeyError) as error:
+        raise ArmfleetError(
+            f"{folder} holds no demo ({error})",
+            do="start one with `make demo KEEP=1`",
+            code=ExitCode.CONFIG_UNREADABLE,
+        ) from error
+
+
+def _local_sockets(agent: Path, coordinator: Path) -> dict[str, Path]:
+    there = {name: path for name, path in (("coordinator", coordinator), ("agent", agent)) if _there(path)}
+    return there or {"agent": agent}
+
+
+def _there(socket: Path) -> bool:
+    """Whether the socket is there, or this user may not even look."""
+    try:
+        return socket.exists()
+    except PermissionError:
+        return True
+
+
+def _ask(socket: Path) -> dict[str, Any]:
+    """A daemon's status.
+
+    Raises:
+        ArmfleetError: COORDINATOR_AWAY: nobody answers, or this user may not ask; or the daemon's sentence.
+    """
+    if _there(socket) and not os.access(socket, os.R_OK | os.W_OK):
+        raise ArmfleetError(
+            f"this user may not use {socket}",
+            do=f"{JOIN_GROUP} (armfleet-coordinator for the coordinator's)",
+            code=ExitCode.COORDINATOR_AWAY,
+        )
+    return UdsClient(socket).get("/status")
+
+
+def _plain(answer: dict[str, Any] | ArmfleetError) -> dict[str, Any]:
+    return {"error": answer.to_dict()} if isinstance(answer, ArmfleetError) else answer
+
+
+def _print(answers: dict[str, dict[str, Any] | ArmfleetError]) -> None:
+    table = Table(show_lines=True)
+    for title in ("who", "now", "why, and what else"):
+        table.add_column(title, overflow="fold")
+    for name, answer in answers.items():
+        if isinstance(answer, ArmfleetError):
+            table.add_row(name, "[red]no answer[/red]", str(answer))
+        elif name == "coordinator":
+            table.add_row(name, *coordinator_words(answer))
+        else:
+            table.add_row(name, *agent_words(answer))
+    Console().print(table)
+
+
+def coordinator_words(status: dict[str, Any]) -> tuple[str, str]:
+    """(now, why) of a coordinator's status."""
+    promoted = status["promoted"]
+    now = f"version {status['newest']} of {status['rounds']} rounds; {promoted['version']} is promoted"
+    lines = [
+        f"promoted: {promoted['why']}",
+        f"rounds: {status['aggregation']['now']}",
+        f"evaluation: {status['evaluation']['now']}",
+        f"exchange: {status['exchange']['now']}; training is {_wanted(status['exchange']['training'])}",
+    ]
+    lines += [
+        f"{node['name']}: {'online' if node['online'] else 'offline'}, "
+        f"{node['activity'] or 'not heard of yet'}, {node['updates']} updates"
+        + (f"; {node['trouble']}" if node["trouble"] else "")
+        for node in status["nodes"]
+    ]
+    return now, "\n".join(lines)
+
+
+def _wanted(sentence: str) -> str:
+    return sentence if sentence == "asked for" else f"not asked for: {sentence}"
+
+
+def agent_words(status: dict[str, Any]) -> tuple[str, str]:
+    """(now, why) of an agent's status."""
+    lines = [status["why"]]
+    lines += [f"{part}: {fault}" for part, fault in status["faults"].items()]
+    if recording := status.get("recording"):
+        lines.append(
+            f"session: {recording['kept']} of {recording['wanted']} episodes kept, {recording['phase']}; "
+            + ("a terminal has its keys" if recording["attended"] else "armfleet record goes on with it")
+        )
+    if arm := status["arm"]:
+        lines += [text for text in (arm["fault"], arm["torque_fault"], *arm.get("warnings", [])) if text]
+    counts = status["episodes"]
+    lines.append("episodes: " + (", ".join(f"{n} {kind}" for kind, n in counts.items() if n) or "none"))
+    lines += _exchange_words(status["exchange"]) if status["exchange"] else ["exchange: no fleet was joined"]
+    lines += [
+        f"{name}: {worker['state']} ({worker['reason']})"
+        for name, worker in status["workers"].items()
+        if worker["state"] in ("starting", "failed")
+    ]
+    return str(status["activity"]), "\n".join(lines)
+
+
+def _exchange_words(exchange: dict[str, Any]) -> list[str]:
+    versions, age = exchange["versions"], exchange["last_check_in_s"]
+    running = versions["running"]
+    lines = [
+        f"policy: version {running['version']}, digest proven" if running else "policy: the base alone",
+        f"exchange: last check-in {'never' if age is None else f'{age:.0f} s ago'}, "
+        f"{exchange['outbox']['updates']} updates wait",
+    ]
+    progress = exchange["training"]["progress"]
+    if progress:
+        lines.append(f"training: step {progress['step']} of {progress['steps']}, loss {progress['loss']:.3f}")
+    faults = (versions["fault"], exchange["training"]["fault"], exchange["refused"])
+    return lines + [fault for fault in faults if fault]
+
+
+def show_versions(socket: Path) -> None:
+    """Print the coordinator's versions, newest last."""
+    table = Table()
+    for title in ("version", "state", "why", "success", "made of (staleness)"):
+        table.add_column(title, overflow="fold")
+    for version in UdsClient(socket).get("/versions")["versions"]:
+        evaluation = version["evaluation"] or {"known": {}, "unseen": {}}
+        rates = {**evaluation["known"], **evaluation["unseen"]}
+        table.add_row(
+            str(version["version"]),
+            version["state"],
+            version["why"],
+            "\n".join(f"{task} {c['successes']}/{c['rollouts']}" for task, c in rates.items()),
+            ", ".join(f"{part['node']} ({part['staleness']})" for part in version["contributions"]),
+        )
+    Console().print(table)
