@@ -1,0 +1,1 @@
+"""Benchmarks that a person runs by hand: `make bench-loop` and others."""
