@@ -1,0 +1,111 @@
+"""A check-in through inbox, outbox and plan, without a process: late ones, other bases, an hour without
+any."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.activity import Activity
+from agent.exchange.fit import base_shapes
+from agent.exchange.handler import Exchange
+from agent.exchange.inbox import Inbox
+from agent.exchange.outbox import Outbox
+from agent.exchange.trust import TrustedMetadata
+from shared.messages import Health
+
+
+@pytest.fixture
+def make(fleet: Any, tmp_path: Path) -> Callable[[], Exchange]:
+    """`make()`: an exchange on the same folders, as after a restart."""
+
+    def build() -> Exchange:
+        async def nothing(slots: list[str]) -> None:
+            return None
+
+        home = tmp_path / "agent"
+        trust = TrustedMetadata(home / "tuf", fleet.publisher.root, fleet.clock)
+        inbox = Inbox(
+            trust, home / "tuf", home / "adapters", fleet.base_digest, base_shapes(fleet.base), fleet.clock
+        )
+        return Exchange(
+            "station-a",
+            fleet.name,
+            fleet.base_digest,
+            ("promoted", "candidate"),
+            inbox,
+            Outbox(home / "outbox"),
+            home,
+            lambda: (Activity.IDLE, Health(), None),
+            nothing,
+        )
+
+    return build
+
+
+def answer(exchange: Exchange, body: bytes, reply_of: Callable) -> Any:
+    return reply_of(asyncio.run(exchange.check_in(body)))[0]
+
+
+def test_plan_is_kept_over_a_restart(fleet: Any, make: Callable, reply_of: Callable) -> None:
+    answer(make(), fleet.check_in(learning_rate=5e-4), reply_of)
+    assert make().plan.learning_rate == 5e-4
+    assert make().plan.recipe.steps == 4
+
+
+def test_late_check_in_still_acknowledges_but_its_plan_is_not_used(
+    fleet: Any, make: Callable, reply_of: Callable, put: Callable, tmp_path: Path
+) -> None:
+    exchange = make()
+    update_id = put(tmp_path / "agent" / "outbox")
+    early = fleet.check_in(learning_rate=1e-3, acknowledged=[update_id])
+    fleet.offset = timedelta(seconds=10)
+    answer(exchange, fleet.check_in(learning_rate=2e-3), reply_of)
+    assert answer(exchange, early, reply_of).update is None
+    assert exchange.plan.learning_rate == 2e-3
+
+
+def test_coordinator_away_for_an_hour_loses_nothing(
+    fleet: Any, make: Callable, reply_of: Callable, put: Callable, tmp_path: Path
+) -> None:
+    fleet.publish(promoted=fleet.offer(1), candidate=fleet.offer(1))
+    first = answer(make(), fleet.check_in(), reply_of)
+    ids = [put(tmp_path / "agent" / "outbox", version=1) for _ in range(2)]
+    fleet.offset = timedelta(hours=1)
+    exchange = make()
+    assert exchange.inbox.slots["promoted"].version == 1
+    fleet.publish(candidate=fleet.offer(2))
+    back = answer(exchange, fleet.check_in(first.held), reply_of)
+    assert (back.held.candidate, back.refused) == (2, None)
+    assert back.update is not None
+    assert back.update.id in ids
+    last = answer(exchange, fleet.check_in(back.held, acknowledged=[back.update.id]), reply_of)
+    assert last.update is not None
+    assert last.update.id in set(ids) - {back.update.id}
+
+
+def test_fleet_with_another_base_gives_no_work(fleet: Any, make: Callable, reply_of: Callable) -> None:
+    fleet.publish(candidate=fleet.offer(1))
+    exchange = make()
+    reply = answer(exchange, fleet.check_in(base_digest="b" * 64), reply_of)
+    assert "this workstation has base" in reply.refused
+    assert exchange.plan.recipe is None
+    assert exchange.inbox.slots == {}
+
+
+def test_refusal_is_told_to_the_coordinator(fleet: Any, make: Callable, reply_of: Callable) -> None:
+    fleet.publish(candidate=fleet.offer(1, base_digest="b" * 64))
+    reply = answer(make(), fleet.check_in(), reply_of)
+    assert "candidate: version 1 is for the base bbbbbbbbbbbb" in reply.refused
+    assert reply.held.candidate is None
+
+
+def test_damaged_plan_waits_for_the_next_check_in(
+    fleet: Any, make: Callable, reply_of: Callable, tmp_path: Path
+) -> None:
+    answer(make(), fleet.check_in(), reply_of)
+    (tmp_path / "agent" / "plan.json").write_text("{")
+    assert make().plan.recipe is None

@@ -1,0 +1,209 @@
+"""A swap is proven or undone; predictions survive bad requests; the proxy never takes a late answer for a new
+one."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save
+
+from agent.inference import proxy as proxy_module
+from agent.inference.proxy import PolicyProxy, Processed
+from agent.inference.resident import PolicyServer, ResidentPolicy, is_identity
+from shared.adapters import digest, read_adapter, write_adapter
+from shared.errors import ArmfleetError
+from shared.exit_codes import ExitCode
+
+CHUNK = 8
+NAME = "base_model.model.model.vlm_with_expert.lm_expert.layers.0.self_attn.q_proj"
+
+
+class FakePredictor:
+    """Actions are the state plus the sum of the adapter's B matrix; `deaf` loads without any effect."""
+
+    def __init__(self):
+        self.cameras = ("front",)
+        feature = SimpleNamespace(shape=(3, 96, 96))
+        self.policy = SimpleNamespace(
+            config=SimpleNamespace(image_features={"observation.images.front": feature})
+        )
+        self.offset, self.deaf, self.delay_s, self.calls, self.wrong = 0.0, False, 0.0, [], False
+
+    def reseed(self, seed):
+        pass
+
+    def load_version(self, folder):
+        if folder is None:
+            self.offset = 0.0
+            return None
+        tensors, _, _ = read_adapter(folder)
+        if not self.deaf:
+            self.offset = float(tensors[NAME + ".lora_B.weight"].sum())
+        return "0" * 64 if self.wrong else digest(tensors)
+
+    def chunk(self, state, images, tasks, inference_delay=0, prev_chunk=None):
+        self.calls.append((images["front"].shape, images["front"].dtype, inference_delay, prev_chunk))
+        time.sleep(self.delay_s)
+        original = np.full((len(tasks), CHUNK, 6), self.offset, np.float32)
+        return original, original + state[:, None, :]
+
+
+def adapter(folder, value):
+    folder.mkdir()
+    tensors = {
+        NAME + ".lora_A.weight": np.ones((2, 4), np.float32),
+        NAME + ".lora_B.weight": np.full((4, 2), value, np.float32),
+    }
+    write_adapter(folder, tensors, {"r": 2}, None)
+    return folder, digest(tensors)
+
+
+@pytest.fixture
+def predictor():
+    return FakePredictor()
+
+
+@pytest.fixture
+def resident(predictor):
+    return ResidentPolicy(predictor)
+
+
+def actions(resident):
+    blob = save({"state": np.zeros(6, np.float32), "image.front": np.zeros((96, 96, 3), np.uint8)})
+    fields, answer = resident.predict({"inference_delay": 0, "task": "push"}, blob)
+    from safetensors.numpy import load
+
+    return fields, load(answer)["original"]
+
+
+def test_a_swap_is_live_and_says_by_how_much_the_actions_changed(resident, tmp_path):
+    folder, wanted = adapter(tmp_path / "a", 0.5)
+    assert resident.swap(3, folder, wanted) == {"version": 3, "digest": wanted, "probe_change": 4.0}
+    fields, original = actions(resident)
+    assert (fields["version"], fields["digest"], float(original[0, 0])) == (3, wanted, 4.0)
+    assert resident.swap(None, None, None)["probe_change"] == 4.0
+    assert resident.status() == {"loaded": True, "version": None, "digest": None}
+
+
+def refused(resident, *swap):
+    with pytest.raises(ArmfleetError) as caught:
+        resident.swap(*swap)
+    assert caught.value.code is ExitCode.VERSION_REFUSED
+    assert caught.value.kept == "the adapter that was running"
+    return caught.value.what
+
+
+def test_another_digest_than_the_signed_one_is_refused_and_undone(resident, tmp_path):
+    first, first_digest = adapter(tmp_path / "a", 0.5)
+    second, _ = adapter(tmp_path / "b", 1.0)
+    resident.swap(3, first, first_digest)
+    assert "digest" in refused(resident, 4, second, "f" * 64)
+    fields, original = actions(resident)
+    assert (fields["version"], float(original[0, 0])) == (3, 4.0)
+
+
+def test_tensors_that_do_not_reach_the_computation_are_refused(resident, predictor, tmp_path):
+    first, first_digest = adapter(tmp_path / "a", 0.5)
+    second, second_digest = adapter(tmp_path / "b", 1.0)
+    resident.swap(3, first, first_digest)
+    predictor.deaf = True
+    assert "did not change" in refused(resident, 4, second, second_digest)
+    assert resident.version == 3
+
+
+def test_the_same_tensors_again_and_version_zero_may_change_nothing(resident, tmp_path):
+    zero, zero_digest = adapter(tmp_path / "zero", 0.0)
+    assert is_identity(zero)
+    assert resident.swap(0, zero, zero_digest)["probe_change"] == 0.0
+    some, some_digest = adapter(tmp_path / "some", 0.5)
+    assert not is_identity(some)
+    resident.swap(1, some, some_digest)
+    assert resident.swap(2, some, some_digest)["probe_change"] == 0.0
+    assert resident.version == 2
+
+
+@pytest.fixture
+def served(resident, tmp_path):
+    server = PolicyServer(resident, tmp_path / "policy.sock")
+    threading.Thread(target=server.serve, daemon=True).start()
+    yield tmp_path / "policy.sock"
+    server.close()
+
+
+def batch():
+    return {
+        "observation.state": torch.arange(6, dtype=torch.float32)[None],
+        "observation.images.front": torch.full((1, 3, 96, 96), 128 / 255),
+        "task": ["push"],
+    }
+
+
+def test_the_proxy_hands_over_both_forms_of_the_chunk(served, predictor):
+    proxy = PolicyProxy(served, "push")
+    original = proxy.predict_action_chunk(batch(), inference_delay=2, prev_chunk_left_over=torch.ones(4, 6))
+    assert original.shape == (1, CHUNK, 6)
+    assert torch.equal(Processed(proxy)(original)[0, 0], torch.arange(6, dtype=torch.float32))
+    shape, dtype, delay, rest = predictor.calls[-1]
+    assert (shape, dtype, delay, rest.shape) == ((1, 96, 96, 3), np.uint8, 2, (1, 4, 6))
+    assert len(proxy.latencies) == 1
+    proxy.close()
+
+
+def test_a_slow_answer_is_not_taken_for_the_next_one(served, predictor, monkeypatch):
+    monkeypatch.setattr(proxy_module, "PREDICT_S", 0.2)
+    proxy = PolicyProxy(served, "push")
+    predictor.delay_s, predictor.offset = 0.5, 1.0
+    with pytest.raises(TimeoutError):
+        proxy.predict_action_chunk(batch())
+    predictor.delay_s, predictor.offset = 0.0, 2.0
+    monkeypatch.setattr(proxy_module, "PREDICT_S", 5.0)
+    assert float(proxy.predict_action_chunk(batch())[0, 0, 0]) == 2.0
+    proxy.close()
+
+
+def test_a_refusal_reaches_the_arm_and_the_connection_lives_on(served):
+    proxy = PolicyProxy(served, "push")
+    with pytest.raises(ArmfleetError, match="malformed"):
+        proxy._ask(0, {"something": np.zeros(1, np.float32)})
+    assert proxy.predict_action_chunk(batch()).shape == (1, CHUNK, 6)
+    proxy.close()
+
+
+def test_without_a_policy_process_the_proxy_raises_at_once(tmp_path):
+    proxy = PolicyProxy(tmp_path / "nobody.sock", "push")
+    with pytest.raises(OSError, match="No such file"):
+        proxy.predict_action_chunk(batch())
+
+
+def test_a_socket_left_by_a_killed_process_is_replaced(resident, tmp_path):
+    first = PolicyServer(resident, tmp_path / "policy.sock")
+    second = PolicyServer(resident, tmp_path / "policy.sock")
+    assert (tmp_path / "policy.sock").stat().st_mode & 0o777 == 0o600
+    second.close()
+    first._socket.close()
+
+
+def test_the_real_policy_swaps_in_place_and_proves_it(tiny_base, tmp_path):
+    from shared.policy.chunker import Chunker
+    from shared.policy.initial import initial_adapter
+    from shared.recipe import Recipe
+
+    resident = ResidentPolicy(Chunker(tiny_base))
+    tensors, config = initial_adapter(tiny_base, Recipe())
+    (tmp_path / "zero").mkdir()
+    write_adapter(tmp_path / "zero", tensors, config, None)
+    assert resident.swap(0, tmp_path / "zero", digest(tensors))["probe_change"] == pytest.approx(0, abs=1e-4)
+    rng = np.random.default_rng(0)
+    moved = {name: (a + rng.normal(0, 0.1, a.shape)).astype(np.float32) for name, a in tensors.items()}
+    (tmp_path / "one").mkdir()
+    write_adapter(tmp_path / "one", moved, config, None)
+    result = resident.swap(1, tmp_path / "one", digest(moved))
+    assert result["digest"] == digest(moved)
+    assert result["probe_change"] > 0.01
+    resident.swap(None, None, None)
+    with pytest.raises(ArmfleetError):
+        resident.swap(2, tmp_path / "one", digest(tensors))
+    assert resident.version is None

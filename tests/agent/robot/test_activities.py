@@ -1,0 +1,161 @@
+"""Teleoperation and rollouts as plain state machines: no bus, no clock."""
+
+import numpy as np
+import pytest
+
+from agent.robot.loop import Observation
+from agent.robot.rollout import FIRST_ACTION_S, STARVED_LIMIT_S, Rollout
+from agent.robot.rollout import Phase as RolloutPhase
+from agent.robot.teleop import ALIGN_SPEED, Phase, Teleoperation
+from shared.errors import ArmfleetError
+
+FPS = 30
+
+
+def seen(state, leader=None, tick=0):
+    leader = None if leader is None else np.array(leader, np.float32)
+    return Observation(tick, 0.0, 1 / FPS, 0.0, np.array(state, np.float32), leader, {}, 0)
+
+
+class Sink:
+    def __init__(self):
+        self.rows = []
+
+    def add(self, seen, action):
+        self.rows.append((seen.state.copy(), action.copy()))
+
+
+def run_teleop(teleop, state, leader):
+    goal = teleop.step(seen(state, leader))
+    teleop.sent(seen(state, leader), goal)
+    return goal
+
+
+def test_the_follower_comes_slowly_and_is_not_recorded_until_it_mirrors():
+    teleop, sink = Teleoperation(FPS), Sink()
+    teleop.attach(sink)
+    teleop.begin(np.zeros(6, np.float32))
+    goals = [np.zeros(6)]
+    while teleop.phase is Phase.ALIGNING:
+        goals.append(run_teleop(teleop, goals[-1], [40, 0, 0, 0, 0, 50]))
+    assert np.abs(np.diff(goals, axis=0)).max() <= ALIGN_SPEED / FPS + 1e-4
+    assert len(goals) / FPS == pytest.approx(47 / ALIGN_SPEED, abs=0.1)
+    assert teleop.aligned.is_set()
+    before = len(sink.rows)
+    run_teleop(teleop, [1] * 6, [45, 0, 0, 0, 0, 50])
+    assert len(sink.rows) == before + 1
+    assert np.array_equal(sink.rows[-1][1], [45, 0, 0, 0, 0, 50])
+    teleop.detach()
+    run_teleop(teleop, [1] * 6, [46, 0, 0, 0, 0, 50])
+    assert len(sink.rows) == before + 1
+
+
+def test_a_leader_that_leaves_while_aligning_is_not_chased():
+    teleop = Teleoperation(FPS)
+    teleop.begin(np.zeros(6, np.float32))
+    run_teleop(teleop, [0] * 6, [40, 0, 0, 0, 0, 0])
+    with pytest.raises(ArmfleetError, match="shoulder_pan"):
+        run_teleop(teleop, [0] * 6, [140, 0, 0, 0, 0, 0])
+
+
+class Actions:
+    def __init__(self, first_after=3):
+        self.calls, self.failed, self.started, self.gap = 0, False, False, False
+        self.first_after, self.notified = first_after, 0
+
+    def start(self):
+        self.started = True
+
+    def notify(self, state, images):
+        self.notified += 1
+
+    def action(self):
+        self.calls += 1
+        return (
+            None if self.calls <= self.first_after or self.gap else np.full(6, float(self.calls), np.float32)
+        )
+
+
+class Run:
+    """A rollout with a clock of its own."""
+
+    def __init__(self, pose=None, max_s=1.0, **actions):
+        self.now, self.actions, self.trace, self.ends = 0.0, Actions(**actions), Sink(), []
+        self.rollout = Rollout(
+            self.actions, self.trace, pose, max_s, FPS, lambda *a: self.ends.append(a), clock=lambda: self.now
+        )
+        self.rollout.begin(np.zeros(6, np.float32))
+        self.state = np.zeros(6, np.float32)
+
+    def tick(self, follow=True):
+        observation = seen(self.state)
+        goal = self.rollout.step(observation)
+        self.now += 1 / FPS
+        if goal is not None and follow:
+            self.state = goal
+        self.rollout.sent(observation, self.state)
+        return goal
+
+    def until_done(self, limit=3000, **tick):
+        for _ in range(limit):
+            if self.rollout.done:
+                return self.rollout.done
+            self.tick(**tick)
+        raise AssertionError("the rollout never ended")
+
+
+def test_time_counts_from_the_first_action():
+    run = Run(max_s=1.0, first_after=10)
+    assert run.until_done() == "time_up"
+    assert run.rollout.ticks == FPS == len(run.trace.rows)
+
+
+def test_it_goes_to_the_start_pose_slowly_and_only_then_asks_the_policy():
+    pose = np.array([40, -20, 0, 0, 0, 10], np.float32)
+    run = Run(pose=pose)
+    while run.rollout.phase is RolloutPhase.TO_START:
+        assert not run.actions.started
+        before = run.state
+        run.tick()
+        assert np.abs(run.state - before).max() <= 2.01
+    assert np.allclose(run.state, pose)
+    assert run.until_done() == "time_up"
+
+
+def test_an_obstacle_before_the_start_pose_ends_it():
+    run = Run(pose=np.full(6, 40, np.float32))
+    assert run.until_done(follow=False) == "start_pose_unreachable"
+    assert not run.actions.started
+
+
+def test_a_policy_that_says_nothing_ends_it():
+    run = Run(first_after=10**9)
+    assert run.until_done() == "policy_silent"
+    assert run.now == pytest.approx(FIRST_ACTION_S, abs=0.2)
+    assert run.trace.rows == []
+
+
+def test_a_policy_that_is_lost_ends_it_at_once():
+    run = Run(max_s=60)
+    for _ in range(20):
+        run.tick()
+    run.actions.failed = True
+    run.tick()
+    assert run.rollout.done == "policy_lost"
+
+
+def test_starving_holds_and_ends_after_a_while():
+    run = Run(max_s=60)
+    for _ in range(20):
+        run.tick()
+    run.actions.gap = True
+    start = run.now
+    assert run.tick() is None
+    assert run.until_done() == "starved"
+    assert run.now - start == pytest.approx(STARVED_LIMIT_S, abs=0.2)
+
+
+def test_its_end_is_told_once():
+    run = Run()
+    run.rollout.end("time_up", None)
+    assert run.ends == [("time_up", None)]

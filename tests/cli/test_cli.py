@@ -1,0 +1,136 @@
+"""The command: fast help, sentences and numbered exit codes for people, documented codes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from agent.config import load_agent_config
+from cli.doctor.report import Examination
+from cli.main import app
+from cli.status import agent_words, coordinator_words
+from shared.exit_codes import ExitCode
+
+ROOT = Path(__file__).parents[2]
+RUNNER = CliRunner()
+
+
+def test_help_needs_neither_torch_nor_lerobot_nor_flower():
+    code = (
+        "import sys\nfrom cli.main import app\n"
+        "try:\n    app(['--help'])\nexcept SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'lerobot', 'flwr', 'mujoco', 'tuf'} & {n.split('.')[0] for n in sys.modules}\n"
+        "sys.exit(', '.join(sorted(heavy)) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-1000:]
+    assert "demo" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["doctor", "--config", "nowhere.toml"], ExitCode.CONFIG_UNREADABLE),
+        (["coordinator-init", "--config", "nowhere.toml"], ExitCode.CONFIG_UNREADABLE),
+        (["arm", "hold", "--socket", "nowhere.sock"], ExitCode.COORDINATOR_AWAY),
+        (["versions", "--socket", "nowhere.sock"], ExitCode.COORDINATOR_AWAY),
+        (["status", "--demo", "nowhere"], ExitCode.CONFIG_UNREADABLE),
+        (["demo", "--stations", "1"], ExitCode.CONFIG_INVALID),
+    ],
+)
+def test_an_error_is_a_sentence_and_a_number(arguments, code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "cli.main", *arguments],
+        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith("armfleet: ")
+    assert "Traceback" not in done.stderr
+    assert f"Exit code {int(code)}" in done.stderr
+
+
+def test_a_wrong_key_is_named_with_file_and_line(tmp_path):
+    config = tmp_path / "agent.toml"
+    config.write_text('[node]\nname = "a"\nstate_dir = "/tmp"\n[polcy]\nbase = "x"\n')
+    result = RUNNER.invoke(app, ["doctor", "--config", str(config)])
+    assert result.exit_code == ExitCode.CONFIG_INVALID
+
+
+def test_doctor_names_what_is_wrong(tmp_path):
+    config = tmp_path / "agent.toml"
+    config.write_text(
+        f"""
+        [node]
+        name = "a"
+        state_dir = "{tmp_path}"
+        socket = "{tmp_path}/agent.sock"
+        [policy]
+        base = "{tmp_path}/no-base"
+        [arm]
+        follower_port = "{tmp_path}/ttyF"
+        leader_port = "{tmp_path}/ttyL"
+        calibration_dir = "{tmp_path}"
+        [cameras.front]
+        type = "opencv"
+        index_or_path = "{tmp_path}/video"
+        width = 640
+        height = 480
+        fps = 30
+        """
+    )
+    looked = Examination(load_agent_config(config), tmp_path / "pictures").findings(lambda what: None)
+    findings = {finding.what: finding for finding in looked}
+    assert findings["follower port"].code == ExitCode.PORT_MISSING
+    assert findings["leader calibration"].code == ExitCode.CALIBRATION_MISMATCH
+    assert findings["camera front"].code == ExitCode.CAMERA_LOST
+    assert findings["base policy"].code == ExitCode.BASE_MISSING
+    assert "in no fleet" in findings["enrolment"].means
+    assert RUNNER.invoke(app, ["doctor", "--config", str(config)]).exit_code == ExitCode.PORT_MISSING
+
+
+def test_every_exit_code_has_its_paragraph():
+    page = (ROOT / "docs" / "exit-codes.md").read_text()
+    documented = {int(number): name for number, name in re.findall(r"^### (\d+) (\w+)$", page, re.MULTILINE)}
+    assert documented == {int(code): code.name for code in ExitCode}
+
+
+def test_the_status_of_a_coordinator_in_words():
+    status = {
+        "promoted": {"version": 20, "why": "mean success rose from 10% to 80%"},
+        "newest": 24,
+        "rounds": 60,
+        "aggregation": {"now": "1 of 2 updates is in"},
+        "evaluation": {"now": "idle: no version is due", "version": None},
+        "exchange": {"now": "2 of 2 nodes are online", "training": "all 60 rounds are done"},
+        "nodes": [{"name": "a", "online": True, "activity": "train", "updates": 9, "trouble": ""}],
+    }
+    now, why = coordinator_words(status)
+    assert now == "version 24 of 60 rounds; 20 is promoted"
+    assert "not asked for: all 60 rounds are done" in why
+    assert "a: online, train, 9 updates" in why
+
+
+def test_the_status_of_an_agent_in_words():
+    status = {
+        "activity": "idle",
+        "why": "training waits: the arm was used 2 s ago",
+        "faults": {},
+        "arm": {"fault": "joint 6 (gripper) is silent", "torque_fault": ""},
+        "episodes": {"admitted": 3, "quarantined": 0},
+        "exchange": None,
+        "workers": {"arm": {"state": "failed", "reason": "was killed by SIGKILL"}},
+    }
+    now, why = agent_words(status)
+    assert now == "idle"
+    for words in ("used 2 s ago", "gripper", "3 admitted", "no fleet was joined", "killed by SIGKILL"):
+        assert words in why

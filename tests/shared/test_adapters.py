@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from shared.adapters import Manifest, digest, pack_adapter, read_adapter, unpack_adapter, write_adapter
+from shared.errors import ArmfleetError
+from shared.recipe import Recipe
+
+TENSORS = {
+    "base_model.model.q.lora_A.weight": np.arange(12, dtype=np.float32).reshape(2, 6),
+    "base_model.model.q.lora_B.weight": np.zeros((6, 2), np.float32),
+}
+PEFT = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+
+
+def manifest(tensors=TENSORS):
+    return Manifest(
+        version=3,
+        parent=2,
+        base_digest="0" * 64,
+        tensors_digest=digest(tensors),
+        recipe=Recipe(),
+        created="2026-01-01T00:00:00Z",
+    )
+
+
+def test_digest_depends_on_names_shapes_and_bytes_only():
+    assert digest(TENSORS) == digest(dict(reversed(TENSORS.items())))
+    for change in (
+        {**TENSORS, "more": np.zeros(1, np.float32)},
+        {name: array.reshape(-1) for name, array in TENSORS.items()},
+        {name: np.nextafter(array, np.float32(1e9), dtype=np.float32) for name, array in TENSORS.items()},
+    ):
+        assert digest(change) != digest(TENSORS)
+
+
+def test_a_packed_adapter_unpacks_to_the_same_folder(tmp_path):
+    first, second, file = tmp_path / "a", tmp_path / "b", tmp_path / "packed"
+    first.mkdir()
+    second.mkdir()
+    write_adapter(first, TENSORS, PEFT, manifest())
+    file.write_bytes(pack_adapter(first))
+    assert unpack_adapter(file, second) == manifest()
+    tensors, config, read = read_adapter(second)
+    assert digest(tensors) == digest(TENSORS)
+    assert (config, read) == (PEFT, manifest())
+
+
+def test_tensors_other_than_the_manifest_names_are_refused(tmp_path):
+    write_adapter(tmp_path, TENSORS, PEFT, manifest({"other": np.ones(1, np.float32)}))
+    with pytest.raises(ArmfleetError, match="not those its manifest names"):
+        read_adapter(tmp_path)
+
+
+def test_a_damaged_file_is_refused_with_a_sentence(tmp_path):
+    write_adapter(tmp_path, TENSORS, PEFT, manifest())
+    weights = tmp_path / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:50])
+    with pytest.raises(ArmfleetError, match="can't be read"):
+        read_adapter(tmp_path)
+    (tmp_path / "x").write_bytes(b"no adapter")
+    with pytest.raises(ArmfleetError, match="no packed adapter"):
+        unpack_adapter(tmp_path / "x", tmp_path)
