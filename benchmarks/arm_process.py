@@ -19,6 +19,7 @@ from sim.workstation import ARM_ID
 
 FPS = 30
 WORKER_START_S = 300.0  # importing torch and LeRobot's datasets on a busy machine
+PATIENCE_S = 120.0  # the simulator gets no processor while lerobot-record encodes a minute of pictures
 TASK = {"verb": "push_left", "color": "red"}
 TEXT = "push the red cube to the left"
 
@@ -89,16 +90,16 @@ class ArmWorker:
 @contextmanager
 def person_at_work(control: UdsClient) -> Iterator[None]:
     """Somebody demonstrates scene after scene while the block runs."""
-    stop = threading.Event()
+    stop, patient = threading.Event(), UdsClient(control.path, PATIENCE_S)
 
     def demonstrate_for_ever() -> None:
         seed = 0
         while not stop.is_set():
-            start = control.post("/scene", {"seed": seed, "task": TASK})["start_pose"]
-            control.post("/leader/move", {"pose": start, "seconds": 1.0})
+            start = patient.post("/scene", {"seed": seed, "task": TASK})["start_pose"]
+            patient.post("/leader/move", {"pose": start, "seconds": 1.0})
             stop.wait(1.8)
-            if control.get("/outcome")["placed"]:
-                stop.wait(control.post("/demonstrate", {"seed": seed})["seconds"] + 0.3)
+            if patient.get("/outcome")["placed"]:
+                stop.wait(patient.post("/demonstrate", {"seed": seed})["seconds"] + 0.3)
             seed += 1
 
     thread = threading.Thread(target=demonstrate_for_ever, name="person")

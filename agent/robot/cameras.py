@@ -3,6 +3,9 @@
 LeRobot's `read_latest` repeats an old frame in silence; here every frame carries the publisher's time stamp
 (ZMQ) or the capture time (OpenCV), and one that is too old raises CAMERA_LOST: an episode with it is not
 kept.
+
+A tick gets the frame that belongs to its deadline (`belonging`), also when it comes late itself. The newest
+one would be the next tick's, which would then find nothing new: one frame lost and one recorded twice.
 """
 
 import base64
@@ -34,9 +37,12 @@ RECEIVE_MS = 500
 RATE_OVER = 31
 """Arrivals from which a camera's rate is told: those of the last second at 30 Hz."""
 POLL_S = 0.02
-LATE_S, LATE_POLL_S = 0.008, 0.001
-"""How long a tick waits for a frame that should be there: a quarter of a period at 30 Hz, on top of what the
-loop's phase leaves (`agent.robot.phase`). Else the one before is recorded twice, and this one never."""
+LATE_S, LATE_POLL_S = 0.012, 0.001
+"""How long after its deadline a tick waits for a frame that should be there: a third of a period at 30 Hz, on
+top of what the loop's phase leaves (`agent.robot.phase`). Else the one before is recorded twice, and this one
+never."""
+KEPT = 3
+"""Frames a camera keeps: a tick that is late by up to two periods finds its own."""
 
 cv2.setNumThreads(1)
 
@@ -69,13 +75,13 @@ class Received(NamedTuple):
 class _Stamped(Protocol):
     """What `Camera` needs from a LeRobot camera."""
 
-    def latest(self) -> Received | None: ...
+    received: deque[Received]
+    arrivals: deque[float]
+
     def connect(self, warmup: bool = True) -> None: ...
     def disconnect(self) -> None: ...
     @property
     def alive(self) -> bool: ...
-    @property
-    def arrivals(self) -> deque[float]: ...
 
 
 class StampedZmqCamera(ZMQCamera):
@@ -83,12 +89,8 @@ class StampedZmqCamera(ZMQCamera):
 
     def __init__(self, config: ZMQCameraConfig) -> None:
         super().__init__(config)
-        self._newest: Received | None = None
+        self.received: deque[Received] = deque(maxlen=KEPT)
         self.arrivals: deque[float] = deque(maxlen=RATE_OVER)
-
-    def latest(self) -> Received | None:
-        """The newest frame, or None before the first."""
-        return self._newest
 
     @property
     def alive(self) -> bool:
@@ -109,8 +111,9 @@ class StampedZmqCamera(ZMQCamera):
         if image is None:
             raise RuntimeError(f"{self} received something that is no image")
         stamp = float(message.get("timestamps", {}).get(name, time.time()))
-        self._newest = Received(image, stamp, time.monotonic())
-        self.arrivals.append(self._newest.at)
+        at = time.monotonic()
+        self.received.append(Received(image, stamp, at))
+        self.arrivals.append(at)
         return image
 
 
@@ -119,28 +122,18 @@ class StampedOpenCvCamera(OpenCVCamera):
 
     def __init__(self, config: OpenCVCameraConfig) -> None:
         super().__init__(config)
+        self.received: deque[Received] = deque(maxlen=KEPT)
         self.arrivals: deque[float] = deque(maxlen=RATE_OVER)
-        self._captured: float | None = None
-        self._newest: Received | None = None
-
-    def latest(self) -> Received | None:
-        """The newest frame, or None before the first. It keeps its stamp: repeats are told by that."""
-        with self.frame_lock:
-            image, captured = self.latest_frame, self.latest_timestamp
-        if image is not None and captured is not None and captured != self._captured:
-            age = time.perf_counter() - captured
-            self._newest = Received(image, time.time() - age, time.monotonic() - age)
-            self._captured = captured
-        return self._newest
 
     @property
     def alive(self) -> bool:
         """The capturing thread runs."""
         return self.thread is not None and self.thread.is_alive()
 
-    def _read_from_hardware(self) -> np.ndarray:
-        image = super()._read_from_hardware()
-        self.arrivals.append(time.monotonic())
+    def _postprocess_image(self, image: np.ndarray) -> np.ndarray:
+        image, at = super()._postprocess_image(image), time.monotonic()
+        self.received.append(Received(image, time.time(), at))
+        self.arrivals.append(at)
         return image
 
 
@@ -155,7 +148,7 @@ class Camera:
     def __init__(self, name: str, config: ZmqCamera | OpenCvCamera) -> None:
         self.name, self.config = name, config
         self._source: _Stamped | None = None
-        self._last_stamp = 0.0
+        self._handed: Received | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -173,12 +166,13 @@ class Camera:
         try:
             source.connect(warmup=False)
             deadline = time.monotonic() + FIRST_FRAME_S
-            while (newest := source.latest()) is None:
+            while not source.received:
                 if time.monotonic() > deadline:
                     raise self._lost(f"sent no frame within {FIRST_FRAME_S:g} s")
                 time.sleep(POLL_S)
-            if newest.image.shape != self.shape:
-                found = f"{newest.image.shape[1]}x{newest.image.shape[0]}"
+            height, width, _ = source.received[-1].image.shape
+            if (height, width, 3) != self.shape:
+                found = f"{width}x{height}"
                 raise self._lost(f"sends {found}, configured are {self.config.width}x{self.config.height}")
         except ArmfleetError:
             _disconnect(source)
@@ -189,28 +183,40 @@ class Camera:
         self._source = source
         logger.bind(camera=self.name).info("camera {} delivers", self.name)
 
-    def latest(self) -> Frame:
-        """The newest frame, at once.
+    def check(self) -> None:
+        """Whether it delivers.
 
         Raises:
-            ArmfleetError: CAMERA_LOST: the newest frame is older than LOST_S.
+            ArmfleetError: CAMERA_LOST: the newest frame is older than LOST_S, or there is none.
         """
-        newest = self._source.latest() if self._source else None
-        if newest is None:
+        self._alive()
+
+    def frame(self, deadline: float) -> Frame:
+        """The frame that belongs to `deadline` (monotonic, s), at once. Raises as `check`."""
+        received = self._alive()
+        chosen = belonging(received, self._handed, deadline)
+        repeat, self._handed = chosen is self._handed, chosen
+        return Frame(chosen.image, chosen.stamp, time.time() - chosen.stamp, repeat)
+
+    def overdue(self, deadline: float, now: float) -> bool:
+        """Whether the frame that belongs to `deadline` should be in by `now` and isn't (monotonic, s)."""
+        received, rate = self._received(), _rate(self.arrivals)
+        if not received or rate is None or belonging(received, self._handed, deadline) is not self._handed:
+            return False
+        return received[-1].at + 1 / rate <= now
+
+    def _alive(self) -> list[Received]:
+        received = self._received()
+        if not received:
             raise self._lost("is not connected")
         # Judged by arrival: the publisher's clock may be another machine's.
-        silence = time.monotonic() - newest.at
+        silence = time.monotonic() - received[-1].at
         if silence > LOST_S:
             raise self._lost(f"sent its last frame {silence:.1f} s ago")
-        repeat, self._last_stamp = newest.stamp == self._last_stamp, newest.stamp
-        return Frame(newest.image, newest.stamp, time.time() - newest.stamp, repeat)
+        return received
 
-    def overdue(self, now: float) -> bool:
-        """Whether the newest frame was handed out already and by `now` (monotonic) the next should be in."""
-        newest, rate = self._source.latest() if self._source else None, _rate(self.arrivals)
-        if newest is None or rate is None or newest.stamp != self._last_stamp:
-            return False
-        return newest.at + 1 / rate <= now
+    def _received(self) -> list[Received]:
+        return list(self._source.received) if self._source else []
 
     @property
     def arrivals(self) -> list[float]:
@@ -230,8 +236,8 @@ class Camera:
 
     def status(self) -> dict[str, object]:
         """For `status` of the arm process; JSON-ready."""
-        newest = self._source.latest() if self._source else None
-        age = round(time.time() - newest.stamp, 3) if newest else None
+        received = self._received()
+        age = round(time.time() - received[-1].stamp, 3) if received else None
         rate = _rate(self.arrivals)
         return {"connected": self._source is not None, "age_s": age, "rate_hz": rate}
 
@@ -265,14 +271,33 @@ def _rate(arrivals: Sequence[float]) -> float | None:
     return round((len(arrivals) - 1) / (arrivals[-1] - arrivals[0]), 1)
 
 
-def latest_frames(cameras: Mapping[str, Camera]) -> dict[str, Frame]:
-    """The newest frame of each camera; a late one is waited for up to LATE_S. Raises as `Camera.latest`."""
+def belonging(received: Sequence[Received], handed: Received | None, deadline: float) -> Received:
+    """The newest frame that had come by `deadline`; if that was handed out before, the one that came within
+    LATE_S after it.
+
+    Args:
+        received: The last frames, oldest first; at least one.
+        handed: What the tick before got.
+        deadline: Monotonic, s.
+
+    Returns:
+        A frame; `handed` itself where the next is not in. Of frames that all came later, the oldest.
+    """
+    came = [frame for frame in received if frame.at <= deadline]
+    if came and came[-1] is not handed:
+        return came[-1]
+    late = [frame for frame in received if deadline < frame.at <= deadline + LATE_S]
+    return late[0] if late else came[-1] if came else received[0]
+
+
+def frames_at(cameras: Mapping[str, Camera], deadline: float) -> dict[str, Frame]:
+    """The frame of each camera that belongs to `deadline` (monotonic, s). Waits for one that is late until
+    LATE_S after the deadline. Raises as `Camera.check`."""
     now = time.monotonic()
-    until = now + LATE_S
-    while now < until and any(camera.overdue(now) for camera in cameras.values()):
+    while now < deadline + LATE_S and any(camera.overdue(deadline, now) for camera in cameras.values()):
         time.sleep(LATE_POLL_S)
         now = time.monotonic()
-    return {name: camera.latest() for name, camera in cameras.items()}
+    return {name: camera.frame(deadline) for name, camera in cameras.items()}
 
 
 def _disconnect(source: _Stamped) -> None:

@@ -18,7 +18,7 @@ from enum import Enum
 import numpy as np
 from loguru import logger
 
-from agent.robot.cameras import Camera, Frame, latest_frames
+from agent.robot.cameras import Camera, Frame, frames_at
 from agent.robot.counters import JointCounts, since
 from agent.robot.driver import Arm
 from agent.robot.health import Health
@@ -49,7 +49,7 @@ class Observation:
         late_s: How far after its deadline the tick began.
         state: (6,) float32, units: the follower.
         leader: (6,) float32, units, or None where the activity has no use for it.
-        frames: The newest frame of each camera.
+        frames: Of each camera the frame that belongs to this tick.
         retries: Reads repeated in this tick.
         bus: What went wrong on the buses in this tick and was cured, by joint.
         health: The joint that was sampled in the pause before this tick, and what it said.
@@ -295,7 +295,7 @@ class ControlLoop:
             if pause > 0:
                 time.sleep(pause)
             now = time.monotonic()
-            seen = self._observe(activity, tick, now - began, now - deadline)
+            seen = self._observe(activity, tick, deadline, now - began)
             began = now
             self.last = seen
             if self._watch is not None and activity.guarded:
@@ -322,14 +322,15 @@ class ControlLoop:
         """A time of the clock, give or take periods, at which no camera's frame arrives."""
         return quietest((camera.arrivals for camera in self.cameras.values()), 1 / self.fps)
 
-    def _observe(self, activity: Activity, tick: int, period_s: float, late_s: float) -> Observation:
+    def _observe(self, activity: Activity, tick: int, deadline: float, period_s: float) -> Observation:
+        late_s = time.monotonic() - deadline
         arms = {"follower": self.follower, "leader": self.leader}
         retries = sum(arm.counters.retries for arm in arms.values())
         before = {name: arm.counters.snapshot() for name, arm in arms.items()}
         wall = time.time()
         state = self.follower.read()
         leader = self.leader.read() if activity.needs_leader else None
-        frames = latest_frames(self.cameras) if activity.needs_frames else {}
+        frames = frames_at(self.cameras, deadline) if activity.needs_frames else {}
         retries = sum(arm.counters.retries for arm in arms.values()) - retries
         cured = {name: since(before[name], arm.counters.snapshot()) for name, arm in arms.items()}
         bus = {name: hits for name, hits in cured.items() if hits}

@@ -161,7 +161,7 @@ class Station:
             for camera in self.cameras.values():
                 self._device = camera.name
                 camera.revive()
-                camera.latest()
+                camera.check()
         except ArmfleetError as error:
             return error
         return None
