@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # for a moment fails them: those that failed run once more, and the log shows both.
 REAL_TIME := tests/e2e tests/sim tests/agent/robot
 
-.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate soak-demo soak-episodes lock clean
+.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate bench-preempt soak-demo soak-episodes lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -54,6 +54,9 @@ bench-clocks: install ## one policy in lockstep and through the serial port: equ
 
 bench-gate: install ## what the gate finds in a corpus of broken and sound episodes, beside public checkers (SEED=n, PEERS=0)
 	$(PY) -m benchmarks.bench_gate --seed $(SEED) $(if $(filter 0,$(PEERS)),--no-peers)
+
+bench-preempt: install ## how soon the trainer is gone when the operator wants the busy machine (SEED=n)
+	$(PY) -m benchmarks.bench_preempt --seed $(SEED)
 
 soak-demo: install ## a small demo in which every kind of process is killed once
 	$(PY) -m benchmarks.soak_demo

@@ -10,7 +10,11 @@ from datetime import datetime, time
 from enum import StrEnum
 
 from agent.config import Hours, WindowSection
+from agent.machine import Machine
 from shared.errors import ArmfleetError
+
+GPU_COOLS_C = 10.0
+"""How far below its limit the GPU must be before training starts (again): training itself heats it."""
 
 
 class Activity(StrEnum):
@@ -73,7 +77,7 @@ def may_claim(current: Claim | None, wanted: Activity) -> None:
 
 
 def training_window(
-    rule: WindowSection, now: datetime, idle_s: float, load: float, training: bool
+    rule: WindowSection, now: datetime, idle_s: float, machine: Machine, training: bool
 ) -> Verdict:
     """Whether training may run.
 
@@ -81,7 +85,7 @@ def training_window(
         rule: `[training.window]`.
         now: Local time.
         idle_s: Seconds since the arm was last used.
-        load: One-minute load average.
+        machine: What else it is busy with.
         training: The trainer runs already; its own load then doesn't count.
     """
     if rule.hours and not any(_within(span, now.time()) for span in rule.hours):
@@ -91,9 +95,23 @@ def training_window(
         return Verdict(
             False, f"the arm was used {idle_s:.0f} s ago, the window opens after {rule.idle_s:g} s"
         )
-    if rule.max_load is not None and not training and load > rule.max_load:
-        return Verdict(False, f"the load is {load:.1f}, above {rule.max_load:g}")
-    return Verdict(True, f"the window is open (arm unused for {idle_s:.0f} s)")
+    busy = _busy(rule, machine, training)
+    return Verdict(not busy, busy or f"the window is open (arm unused for {idle_s:.0f} s)")
+
+
+def _busy(rule: WindowSection, machine: Machine, training: bool) -> str:
+    """Why the machine is not free for training; empty if it is."""
+    if rule.max_load is not None and not training and machine.load > rule.max_load:
+        return f"the load is {machine.load:.1f}, above {rule.max_load:g}"
+    if machine.on_battery and not rule.on_battery:
+        return "the machine runs on battery"
+    hot = rule.max_gpu_c - (0 if training else GPU_COOLS_C)
+    if machine.gpu_temperature is not None and machine.gpu_temperature > hot:
+        return f"the GPU has {machine.gpu_temperature} degrees, above {hot:g}"
+    others, most = machine.gpu_others_mb, rule.max_gpu_others_mb
+    if others is not None and most is not None and others > most:
+        return f"other programs use {others} MB of the GPU's memory, above {most:g}"
+    return ""
 
 
 def _within(span: Hours, now: time) -> bool:

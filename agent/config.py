@@ -119,6 +119,14 @@ class WindowSection(ConfigModel):
     """Highest one-minute load average before training starts (it does not stop training: training is
     load).
     """
+    on_battery: bool = False
+    """Whether training may run while the machine is not plugged in."""
+    max_gpu_c: float = Field(default=80.0, gt=0)
+    """Temperature of the GPU, degrees Celsius, above which training stops; it starts 10 degrees below.
+    GeForce cards slow down from 83 on.
+    """
+    max_gpu_others_mb: float | None = Field(default=None, ge=0)
+    """GPU memory, MB, that other programs may use while training runs; unset: any."""
 
 
 class TrainingSection(ConfigModel):

@@ -6,7 +6,6 @@ rest keeps serving.
 """
 
 import asyncio
-import os
 import signal
 import time
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from agent.evaluation.rollouts import RolloutStore
 from agent.exchange.enrolment import FILE as ENROLMENT
 from agent.judging import Judging
 from agent.lock import only_one
+from agent.machine import Observer
 from agent.membership import Membership, prepare
 from agent.parking import Parking
 from agent.recording import RecordingDesk
@@ -78,6 +78,7 @@ class Agent:
         self.supernode = {"state": "unknown", "reason": "the executor has not reported yet"}
         self.decision = Decision(Activity.IDLE, "starting")
         self.window = Verdict(False, "starting")
+        self._observer = Observer(gpu=config.policy.device != "cpu")
         self._started = time.monotonic()
         self._retry_at = 0.0
         self._said = ""
@@ -175,7 +176,7 @@ class Agent:
         trainer = self.workers["trainer"].state != "stopped"
         idle_s = time.monotonic() - (arm.last_used if arm else self._started)
         self.window = training_window(
-            self.config.training.window, datetime.now(), idle_s, os.getloadavg()[0], trainer
+            self.config.training.window, datetime.now(), idle_s, self._observer.machine(), trainer
         )
         work = membership.learning.work() if membership else Verdict(False, "no fleet was joined")
         return decide(arm.claim if arm else None, self.window, work)

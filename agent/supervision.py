@@ -22,6 +22,7 @@ from loguru import logger
 from shared.channel import FD_VARIABLE, ChannelClosed, DaemonChannel
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.priority import hasten
 
 State = Literal["stopped", "starting", "ready", "failed"]
 
@@ -190,6 +191,8 @@ class Worker:
             self.state, self.reason = "stopped", reason
 
     def _signal(self, process: asyncio.subprocess.Process) -> None:
+        if self.spec.background:
+            hasten(process.pid)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 

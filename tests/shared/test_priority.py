@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.priority import hasten
+
 CODE = """
 import os, sys
 from shared.priority import set_priority
@@ -50,3 +52,23 @@ def test_the_nice_value_is_set_whatever_the_kernel_says_about_groups(tmp_path, a
         check=True,
     )
     assert done.stdout.split() == ["7"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root, or LimitNICE=, may raise a priority")
+def test_a_session_that_is_to_end_gets_its_ordinary_priority_back():
+    code = "from shared.priority import set_priority; set_priority(19); print(flush=True); input()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as slow:
+        slow.stdout.readline()
+        autogroup = Path(f"/proc/{slow.pid}/autogroup")
+        assert os.getpriority(os.PRIO_PROCESS, slow.pid) == 19
+        hasten(slow.pid)
+        assert os.getpriority(os.PRIO_PROCESS, slow.pid) == 0
+        assert not autogroup.exists() or autogroup.read_text().split()[-1:] in ([], ["0"])
+        slow.communicate(b"\n", timeout=30)
+    hasten(slow.pid)  # gone: no error
