@@ -128,7 +128,7 @@ def test_fault_is_told_once_although_its_text_changes_each_second(bench):
         bench.station._device = next(names)
         raise errors[min(len(bench.events), 1)]
 
-    bench.station.cameras = {"front": SimpleNamespace(name="front", revive=lambda: None, latest=latest)}
+    bench.station.cameras = {"front": SimpleNamespace(name="front", revive=lambda: None, check=latest)}
     bench.station.tend()
     bench.station.tend()
     assert len(bench.events) == 1
