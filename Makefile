@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # for a moment fails them: those that failed run once more, and the log shows both.
 REAL_TIME := tests/e2e tests/sim tests/agent/robot
 
-.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate bench-preempt soak-demo soak-episodes lock clean
+.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate bench-preempt bench-promotion soak-demo soak-episodes lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -57,6 +57,9 @@ bench-gate: install ## what the gate finds in a corpus of broken and sound episo
 
 bench-preempt: install ## how soon the trainer is gone when the operator wants the busy machine (SEED=n)
 	$(PY) -m benchmarks.bench_preempt --seed $(SEED)
+
+bench-promotion: install ## false promotions, power and rollouts of comparing a candidate with the promoted version (SEED=n)
+	$(PY) -m benchmarks.bench_promotion --seed $(SEED)
 
 soak-demo: install ## a small demo in which every kind of process is killed once
 	$(PY) -m benchmarks.soak_demo

@@ -1,7 +1,7 @@
 """Configuration of the coordinator (`coordinator.toml`)."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -108,7 +108,7 @@ class EvaluationSection(ConfigModel):
     """Known tasks: promotion goes by these."""
     unseen: tuple[EvaluationTask, ...] = ()
     """Measured and reported, never used for promotion."""
-    rollouts: int = Field(default=20, ge=1)
+    rollouts: int = Field(default=60, ge=1)
     """Per task."""
     seed0: int = Field(default=500_000, ge=0)
     """Rollout i runs scene seed0 + i; the same scenes for every version."""
@@ -121,6 +121,9 @@ class EvaluationSection(ConfigModel):
 class PromotionSection(ConfigModel):
     """When a candidate becomes the promoted version."""
 
+    rule: Literal["sequential", "mean"] = "sequential"
+    """`sequential`: when it is shown to be better, with at most 5 % false promotions. `mean`: when its mean
+    success came out higher; for few rollouts, and where a wrong promotion costs little."""
     max_task_loss: float = Field(default=0.10, ge=0, le=1)
     """A candidate that costs any known task more than this share of its rollouts is rejected."""
 

@@ -1,13 +1,15 @@
 """Which version the robots run: decided by success on the known tasks, never by loss. Pure.
 
-A candidate and the promoted version are judged on the same scenes. The candidate is promoted when its mean
-success over the known tasks is higher and no task lost more than the margin; a tie changes nothing on a
-robot.
+A candidate and the promoted version are judged on the same scenes. Either rule wants a higher mean success
+over the known tasks and no task that lost more than the margin; a tie changes nothing on a robot.
+`judge_in_sequence` wants evidence for it (`comparison`), `judge_by_mean` takes the rates as they came out.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from coordinator.comparison import MAX_PAIRS, Pair, compare, draw_tasks
 
 type Results = Mapping[str, Sequence[int]]
 """Task: 1 for each rollout that succeeded, 0 for each that did not."""
@@ -31,8 +33,40 @@ def mean_rate(results: Results) -> float:
     return sum(rate(outcomes) for outcomes in results.values()) / len(results) if results else 0.0
 
 
-def judge(candidate: Results, promoted: Results, max_task_loss: float) -> Verdict:
-    """Compare a candidate with the promoted version.
+def judge_in_sequence(candidate: Results, promoted: Results, max_task_loss: float, seed: int) -> Verdict:
+    """Promote only what is shown to be better, with at most 5 % false promotions: `comparison.compare`.
+
+    Args:
+        candidate: Its results on the known tasks.
+        promoted: The promoted version's, on the same tasks and scenes.
+        max_task_loss: Largest drop of one task's success rate that is tolerated, in [0, 1].
+        seed: Of the lots that decide which task each pair is of; another one for each candidate.
+
+    Raises:
+        ValueError: the two were not evaluated on the same tasks with the same number of rollouts.
+    """
+    tasks = _tasks(candidate, promoted)
+    pairs = _pairs_by_lot(candidate, promoted, tasks, seed)
+    decision = compare(pairs, tasks, max_task_loss, max_pairs=len(pairs))
+    state: Literal["promoted", "rejected"] = "promoted" if decision.state == "better" else "rejected"
+    return Verdict(state, f"{decision.reason}; {decision.unknown}")
+
+
+def _pairs_by_lot(candidate: Results, promoted: Results, tasks: Sequence[str], seed: int) -> list[Pair]:
+    """Each pair is the next one of a task drawn by lot, until a task is drawn that has none left."""
+    lots = draw_tasks(tasks, MAX_PAIRS, seed)
+    left = {task: iter(zip(candidate[task], promoted[task], strict=True)) for task in tasks}
+    pairs = []
+    for task in lots:
+        outcomes = next(left[task], None)
+        if outcomes is None:
+            break
+        pairs.append(Pair(task, *outcomes))
+    return pairs
+
+
+def judge_by_mean(candidate: Results, promoted: Results, max_task_loss: float) -> Verdict:
+    """Promote what came out higher. Of candidates that are no better, nearly half are promoted by luck.
 
     Args:
         candidate: Its results on the known tasks.
@@ -42,11 +76,8 @@ def judge(candidate: Results, promoted: Results, max_task_loss: float) -> Verdic
     Raises:
         ValueError: the two were not evaluated on the same tasks with the same number of rollouts.
     """
-    sizes = {task: len(outcomes) for task, outcomes in candidate.items()}
-    if sizes != {task: len(outcomes) for task, outcomes in promoted.items()} or not sizes:
-        raise ValueError("candidate and promoted version were evaluated on different tasks")
-    lost = {task: rate(promoted[task]) - rate(candidate[task]) for task in sizes}
-    worst = max(sorted(lost), key=lambda task: lost[task])
+    lost = {task: rate(promoted[task]) - rate(candidate[task]) for task in _tasks(candidate, promoted)}
+    worst = max(lost, key=lambda task: lost[task])
     if lost[worst] > max_task_loss + 1e-9:
         return Verdict(
             "rejected", f"{worst} fell by {lost[worst]:.0%} (at most {max_task_loss:.0%} may be lost)"
@@ -57,3 +88,10 @@ def judge(candidate: Results, promoted: Results, max_task_loss: float) -> Verdic
             "rejected", f"mean success {after:.0%} is not above the promoted version's {before:.0%}"
         )
     return Verdict("promoted", f"mean success rose from {before:.0%} to {after:.0%}")
+
+
+def _tasks(candidate: Results, promoted: Results) -> list[str]:
+    sizes = {task: len(outcomes) for task, outcomes in candidate.items()}
+    if sizes != {task: len(outcomes) for task, outcomes in promoted.items()} or not sizes:
+        raise ValueError("candidate and promoted version were evaluated on different tasks")
+    return sorted(sizes)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from coordinator.config import CoordinatorConfig, EvaluationTask
-from coordinator.promotion import judge
+from coordinator.promotion import judge_by_mean, judge_in_sequence
 from coordinator.registry.registry import Registry
 from coordinator.registry.versions import Evaluation
 from shared.errors import ArmfleetError
@@ -15,11 +15,7 @@ class EvaluationJobs:
     """The queue is a function of the registry: a job whose process died is simply still due."""
 
     def __init__(self, config: CoordinatorConfig, registry: Registry) -> None:
-        self._registry, self._settings, self._margin = (
-            registry,
-            config.evaluation,
-            config.promotion.max_task_loss,
-        )
+        self._registry, self._settings, self._promotion = registry, config.evaluation, config.promotion
 
     def next(self) -> int | None:
         """The version to evaluate now: first the promoted one (the yardstick), then the newest that is due.
@@ -75,7 +71,11 @@ class EvaluationJobs:
         yardstick = self._registry.versions.evaluation(self._registry.promoted())
         if yardstick is None:  # the operator promoted another one meanwhile: that one is measured first
             return
-        verdict = judge(known, yardstick.known, self._margin)
+        margin = self._promotion.max_task_loss
+        if self._promotion.rule == "sequential":
+            verdict = judge_in_sequence(known, yardstick.known, margin, seed=number)
+        else:
+            verdict = judge_by_mean(known, yardstick.known, margin)
         if verdict.state == "promoted":
             self._registry.promote(number, verdict.reason)
         else:

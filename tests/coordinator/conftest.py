@@ -43,6 +43,7 @@ def config(tmp_path: Path) -> CoordinatorConfig:
                 "tasks": [{"verb": "push_left", "color": "red"}, {"verb": "pull", "color": "blue"}],
                 "unseen": [{"verb": "push_left", "color": "blue"}],
             },
+            "promotion": {"rule": "mean"},
         }
     )
 

@@ -83,6 +83,16 @@ def test_a_version_that_is_no_better_is_rejected(jobs, registry, add_versions):
     assert registry.promoted() == 0
 
 
+def test_with_the_sequential_rule_luck_is_not_enough(fleet, registry, add_versions):
+    settings = fleet.promotion.model_copy(update={"rule": "sequential"})
+    jobs = EvaluationJobs(fleet.model_copy(update={"promotion": settings}), registry)
+    jobs.finish(0, answer(1))
+    add_versions(2)
+    jobs.finish(2, answer(2))
+    assert registry.promoted() == 0
+    assert "too little evidence" in registry.versions.decision(2).reason
+
+
 def test_other_tasks_in_the_configuration_measure_the_yardstick_again(fleet, registry, jobs):
     jobs.finish(0, answer(1))
     assert jobs.next() is None
