@@ -37,6 +37,8 @@ BLIND = 8.0
 """Grey levels: a camera that shows less than this when the arm moves as fast elsewhere does not see it."""
 NEW_SHARE = 0.35
 """Of the largest change in the half second about it: a smaller one is no new picture in brisk motion."""
+LEAST_NEW = 0.05
+"""The same of the second before and after: the encoder still refines a picture that is repeated."""
 GOOD_FIT, GOOD_GAIN = 0.4, 0.15
 """Share of the pictures' change that joint speeds must explain at the shift, and how much more than without.
 Sound cameras reach 0.45 to 0.95 without a shift; a hand that crosses the picture reaches 0.3 anywhere."""
@@ -87,15 +89,19 @@ def rate(e: Evidence, limit: float) -> Iterator[Finding]:
         brisk = np.abs(np.diff(e.state[: len(steps) + 1, arm], axis=0)).max(axis=1, initial=0) > 1.0
         if brisk.sum() < 1.5 * e.fps or len(steps) < e.fps:
             continue
-        reach = round(e.fps / 4)
-        padded = np.pad(steps, reach, mode="edge")
-        most = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(axis=1)
-        new = float((steps > NEW_SHARE * most)[brisk].mean())
-        if new * e.fps < limit and most[brisk].min() > 0.5:
+        near, wide = _largest_within(steps, round(e.fps / 4)), _largest_within(steps, round(e.fps))
+        new = float((steps > np.maximum(NEW_SHARE * near, LEAST_NEW * wide))[brisk].mean())
+        if new * e.fps < limit and wide[brisk].min() > 0.5:
             text = (
                 f"camera {name} gives {new * e.fps:.1f} new pictures a second, the rows come at {e.fps:g} Hz"
             )
             yield Finding(text, new * e.fps)
+
+
+def _largest_within(steps: np.ndarray, reach: int) -> np.ndarray:
+    """Of each frame the largest step at most `reach` frames away."""
+    padded = np.pad(steps, reach, mode="edge")
+    return np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1).max(axis=1)
 
 
 @rule(
