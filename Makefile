@@ -15,7 +15,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # for a moment fails them: those that failed run once more, and the log shows both.
 REAL_TIME := tests/e2e tests/sim tests/agent/robot
 
-.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate bench-preempt bench-promotion soak-demo soak-episodes lock clean
+.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -60,6 +60,9 @@ bench-preempt: install ## how soon the trainer is gone when the operator wants t
 
 bench-promotion: install ## false promotions, power and rollouts of comparing a candidate with the promoted version (SEED=n)
 	$(PY) -m benchmarks.bench_promotion --seed $(SEED)
+
+bench-step: install ## a training step of the full-size policy from the cache, beside LeRobot's (SEED=n)
+	$(PY) -m benchmarks.bench_step --seed $(SEED)
 
 soak-demo: install ## a small demo in which every kind of process is killed once
 	$(PY) -m benchmarks.soak_demo

@@ -139,6 +139,11 @@ class TrainingSection(ConfigModel):
     duty_cycle: float = Field(default=1.0, gt=0, le=1)
     """Share of the time the trainer computes; below 1 it sleeps between steps."""
     checkpoint_s: float = Field(default=30.0, gt=0)
+    cache_gb: float = Field(default=20.0, ge=0)
+    """Size on disk of what training keeps of pictures, in 10^9 bytes. With a full-size base and two cameras
+    20 GB hold about twenty demonstrations of 10 s whole and leave most of a small disk free. What does not
+    fit trains more slowly; 0 keeps only what training can't do without.
+    """
 
 
 class ExchangeSection(ConfigModel):

@@ -130,7 +130,7 @@ class Workplace:
         return lambda: lambda: _expect(judging.main(self.toml, episode_ids), 0)
 
     def build(self) -> Prepare:
-        """The training set, as the trainer makes it for an update: episodes chosen, their features computed;
+        """The training set, as the trainer makes it for an update: episodes chosen, their cache built;
         the ids of those for training."""
 
         def prepare() -> Action:
@@ -140,7 +140,7 @@ class Workplace:
 
             def act() -> list[str]:
                 split = trainer._split(Recipe())
-                trainer._samples_of(split, "train")
+                trainer._cache.serve(split, trainer._cache.plan(split))
                 return [episode.id for episode in split.train]
 
             return act

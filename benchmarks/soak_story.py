@@ -200,8 +200,8 @@ class Soak:
         return {i for i, known in self.ledger.known.items() if known.place == LISTED}
 
     def _forget_features(self) -> None:
-        """Remove the trainer's features of a few episodes."""
-        kept = sorted((self.place.config.training_dir / "features").glob("*.safetensors"))
+        """Remove what the trainer keeps of a few episodes."""
+        kept = sorted(self.place.config.training_dir.glob("*/*.npy"))
         for path in self._random.sample(kept, min(FORGOTTEN, len(kept))):
             path.unlink()
 

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 IN_PROGRESS = ".inprogress-"
 
@@ -18,16 +19,27 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_atomic(path: Path, data: bytes | str) -> None:
-    """Replace `path` so that a crash at any instant leaves the old or the new content, never a mixture."""
-    raw = data.encode() if isinstance(data, str) else data
+@contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that replaces `path` when the block ends, so that a crash at any instant leaves the old or
+    the new content, never a mixture. After an exception the old content stays."""
     part = path.with_name(f"{IN_PROGRESS}{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     _sync(path.parent)
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace `path` as `atomic_file` does."""
+    with atomic_file(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
 
 
 def fsync_tree(folder: Path) -> None:

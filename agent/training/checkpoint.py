@@ -32,6 +32,8 @@ class Progress(BaseModel):
     learning_rate: float
     episodes: list[str]
     """Content digests of the training episodes, fixed when the update was begun."""
+    prefixes: list[str] = []
+    """Those of training and evaluation that the cache's second tier serves, fixed likewise."""
     step: int = 0
     """Steps done of this update."""
     first_step: int

@@ -13,7 +13,7 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from peft import PeftModel
 
 from agent.training.checkpoint import State
-from agent.training.loss import draw, encode_prefix, flow_matching_loss
+from agent.training.loss import draw, flow_matching_loss
 from agent.training.samples import Batch, Samples, rows_of_step
 from shared.errors import ArmfleetError
 from shared.policy.adapter import adapter_parameters
@@ -120,9 +120,8 @@ class Loop:
             torch.manual_seed(seed)
             noise, time = draw(self._policy, len(batch.state), draws)
         device = batch.state.device
-        prefix = encode_prefix(self._policy, batch.features, batch.tokens, batch.mask)
         return flow_matching_loss(
-            self._policy, prefix, batch.state, batch.action, noise.to(device), time.to(device)
+            self._policy, batch.prefix, batch.state, batch.action, noise.to(device), time.to(device)
         )
 
 

@@ -1,4 +1,4 @@
-"""Training samples: every frame of every episode, normalised, tokenised and ready to be put in a batch."""
+"""Training samples: every frame of every episode, normalised and ready to be put in a batch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from agent.training.cache import TrainingCache
 from agent.training.data import Episode, tasks_of
-from agent.training.features import FeatureStore
+from agent.training.loss import Prefix
 from shared.policy.rtc import target_indices
 
 
@@ -16,13 +17,11 @@ from shared.policy.rtc import target_indices
 class Batch:
     """Rows of a training step.
 
-    features (B, cameras, tokens, width) float32; tokens (B, L) int64; mask (B, L) bool; state (B, 6) and
-    action (B, chunk, 6) normalised float32; task (B,) int64 indices into `Samples.tasks`.
+    prefix: of image and language tokens; state (B, 6) and action (B, chunk, 6) normalised float32; task (B,)
+    int64 indices into `Samples.tasks`.
     """
 
-    features: torch.Tensor
-    tokens: torch.Tensor
-    mask: torch.Tensor
+    prefix: Prefix
     state: torch.Tensor
     action: torch.Tensor
     task: torch.Tensor
@@ -33,7 +32,7 @@ class Samples:
 
     Args:
         episodes: At least one.
-        store: Features of their images.
+        cache: Gives their prefixes.
         preprocess: The base's pre-processor: the federation's normalisation, never the node's own.
         chunk: Actions per chunk.
         device: Where batches go.
@@ -42,24 +41,23 @@ class Samples:
     def __init__(
         self,
         episodes: Sequence[Episode],
-        store: FeatureStore,
+        cache: TrainingCache,
         preprocess: Any,
         chunk: int,
         device: str = "cpu",
     ) -> None:
         self.tasks = tasks_of(episodes)
-        self._device = device
-        self._tokens, self._mask = _tokenise(self.tasks, episodes[0], preprocess)
-        states, actions, features, tasks = [], [], [], []
+        self._cache, self._device = cache, device
+        self._frames = [(episode, frame) for episode in episodes for frame in range(len(episode))]
+        states, actions, tasks = [], [], []
         for episode in episodes:
             state, action = _normalise(episode, preprocess)
             targets = [target_indices(frame, len(episode), chunk) for frame in range(len(episode))]
             states.append(state)
             actions.append(action[torch.tensor(targets)])
-            features.append(store.of(episode))
             tasks.append(torch.full((len(episode),), self.tasks.index(episode.task)))
         self._state, self._action = torch.cat(states), torch.cat(actions)
-        self._features, self._task = torch.cat(features), torch.cat(tasks)
+        self._task = torch.cat(tasks)
 
     def __len__(self) -> int:
         return len(self._state)
@@ -67,16 +65,9 @@ class Samples:
     def batch(self, rows: Sequence[int] | np.ndarray) -> Batch:
         """The frames numbered `rows`."""
         index = torch.as_tensor(np.asarray(rows))
-        task = self._task[index]
-        parts = (
-            self._features[index].float(),
-            self._tokens[task],
-            self._mask[task],
-            self._state[index],
-            self._action[index],
-            task,
-        )
-        return Batch(*(part.to(self._device) for part in parts))
+        prefix = self._cache.prefix([self._frames[row] for row in rows])
+        parts = (self._state[index], self._action[index], self._task[index])
+        return Batch(prefix, *(part.to(self._device) for part in parts))
 
     def spread(self, task: str, count: int) -> list[int]:
         """At most `count` frames of `task`, evenly spaced: a fixed subset to measure a loss on."""
@@ -109,10 +100,3 @@ def _normalise(episode: Episode, preprocess: Any) -> tuple[torch.Tensor, torch.T
         }
     )
     return done["observation.state"].float().cpu(), done["action"].float().cpu()
-
-
-def _tokenise(tasks: list[str], any_episode: Episode, preprocess: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """All tasks at once, so that they are padded to one length."""
-    state = torch.from_numpy(any_episode.state[:1]).expand(len(tasks), -1)
-    done = preprocess({"observation.state": state, "task": tasks})
-    return done["observation.language.tokens"].cpu(), done["observation.language.attention_mask"].bool().cpu()

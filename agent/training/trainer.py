@@ -20,9 +20,9 @@ from loguru import logger
 from peft import PeftModel
 
 from agent.episodes.leaks import LeakGuard, plain_task
+from agent.training.cache import TrainingCache
 from agent.training.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from agent.training.data import Episode, EpisodeFolder, Split
-from agent.training.features import FeatureStore
 from agent.training.loop import Loop
 from agent.training.samples import Samples
 from agent.training.update import Update, make_update
@@ -35,7 +35,7 @@ from shared.policy.base import load_base, load_processors
 from shared.policy.digest import base_digest
 from shared.recipe import Recipe
 
-CHECKPOINT, FEATURES = "checkpoint.safetensors", "features"
+CHECKPOINT = "checkpoint.safetensors"
 MAX_PAUSE_S = 5.0
 """Longest sleep after a step, whatever the duty cycle: a suspended machine must not count as a slow one."""
 
@@ -49,12 +49,13 @@ class LocalTrainer:
     Args:
         base: Folder or hub id of the base policy.
         episodes: Folder of episode folders, read again for each update; or episodes in memory.
-        state_dir: Checkpoint and feature cache; created.
+        state_dir: Checkpoint and cache; created.
         node: Name in the update's header and part of the seeds.
         device: torch device.
         threads: torch threads; one is fastest on shared cores.
         duty_cycle: Share of time spent computing, in (0, 1]; the rest is slept after each step.
         checkpoint_s: Longest time between checkpoints.
+        cache_gb: Size on disk of the cache, in 10^9 bytes.
         guard: What must not train besides the evaluation episodes of the folder.
 
     Raises:
@@ -72,16 +73,18 @@ class LocalTrainer:
         threads: int = 1,
         duty_cycle: float = 1.0,
         checkpoint_s: float = 30.0,
+        cache_gb: float = 20.0,
         guard: LeakGuard | None = None,
     ) -> None:
         torch.set_num_threads(threads)
-        for folder in (state_dir, state_dir / FEATURES):  # the trainer is killed to stop it, also in a write
-            remove_in_progress(folder)
+        remove_in_progress(state_dir)  # the trainer is killed to stop it, also in a write
         self._base_digest = base_digest(base)
         self._policy = load_base(base, device)
         self._preprocess, _ = load_processors(base, device)
         self._episodes = EpisodeFolder(episodes, guard) if isinstance(episodes, Path) else episodes
-        self._store = FeatureStore(state_dir / FEATURES, self._base_digest, self._policy)
+        self._cache = TrainingCache(
+            state_dir, self._base_digest, self._policy, self._preprocess, int(cache_gb * 1e9)
+        )
         self._checkpoint = state_dir / CHECKPOINT
         self._node, self._device = node, device
         self._duty_cycle, self._checkpoint_s = duty_cycle, checkpoint_s
@@ -128,6 +131,7 @@ class LocalTrainer:
             recipe=recipe,
             learning_rate=learning_rate,
             episodes=[episode.digest for episode in split.train],
+            prefixes=self._cache.plan(split),
             first_step=before.first_step + before.step if before else 0,
         )
         start = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
@@ -173,6 +177,7 @@ class LocalTrainer:
     ) -> Update:
         steps = progress.recipe.steps
         self._save(loop, progress, start)
+        self._cache.serve(split, progress.prefixes)
         samples = self._samples_of(split, "train")
         saved = time.monotonic()
         while progress.step < steps:
@@ -230,7 +235,7 @@ class LocalTrainer:
     def _has_features(self, episode: Episode) -> bool:
         """Whether an episode can be used; one with a damaged video is left out, with the cause in the log."""
         try:
-            self._store.of(episode)
+            self._cache.admit(episode)
         except ArmfleetError as error:
             if error.code != ExitCode.EPISODE_DAMAGED:
                 raise
@@ -244,9 +249,8 @@ class LocalTrainer:
         if key not in self._samples:
             self._samples = {k: v for k, v in self._samples.items() if k[0] != which}
             self._samples[key] = Samples(
-                episodes, self._store, self._preprocess, self._policy.config.chunk_size, self._device
+                episodes, self._cache, self._preprocess, self._policy.config.chunk_size, self._device
             )
-            self._store.prune({episode.digest for episode in (*split.train, *split.eval)})
         return self._samples[key]
 
     def _save(self, loop: Loop, progress: Progress, start: dict[str, torch.Tensor]) -> None:

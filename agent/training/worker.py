@@ -144,6 +144,7 @@ def make_trainer(config: AgentConfig) -> LocalTrainer:
         threads=config.policy.threads,
         duty_cycle=config.training.duty_cycle,
         checkpoint_s=config.training.checkpoint_s,
+        cache_gb=config.training.cache_gb,
         guard=leak_guard(config.split, config.policy.base),
     )
 

@@ -5,7 +5,9 @@ LeRobot's SmolVLA reads its VLM's configuration, tokenizer and image processor f
 table's sentences make a SmolVLA of 1.1 M parameters, and no line of LeRobot is patched.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -21,8 +23,6 @@ from sim.tasks import COLORS, VERBS, Task
 
 HIDDEN = 96
 TEXT_LAYERS = 4
-VISION_LAYERS = 3
-IMAGE_TOKENS = 16  # (96 / 12 patches / scale factor 2) squared
 _SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -33,6 +33,26 @@ _SPECIAL = (
     "<end_of_utterance>",
 )
 _INITIALIZER_RANGE = 0.06  # the default, 0.02, is for models ten times as wide and hardly learns here
+TEXT = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 256,
+    "num_hidden_layers": TEXT_LAYERS,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "initializer_range": _INITIALIZER_RANGE,
+}
+VISION = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 3,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 12,
+    "initializer_range": _INITIALIZER_RANGE,
+}
+SCALE = 2
+IMAGE_TOKENS = 16  # (96 / 12 patches / SCALE) squared
 
 
 def sentences() -> list[str]:
@@ -40,44 +60,33 @@ def sentences() -> list[str]:
     return [Task(verb, color).text for verb in VERBS for color in COLORS]
 
 
-def write_vlm(folder: Path) -> None:
-    """Write configuration, tokenizer and processor; no weights."""
+def write_vlm(
+    folder: Path, text: Mapping[str, Any] = TEXT, vision: Mapping[str, Any] = VISION, scale: int = SCALE
+) -> None:
+    """Write configuration, tokenizer and processor; no weights.
+
+    Args:
+        text, vision: Settings of the text model and the vision tower; without a vocabulary's size, it is the
+            tokenizer's.
+        scale: Side of the square of patches that become one image token.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = _train_tokenizer()
-    ids = tokenizer.convert_tokens_to_ids
+    pad, side = tokenizer.pad_token_id, vision["image_size"]
     settings = {
-        "image_token_id": ids("<image>"),
-        "scale_factor": 2,
-        "pad_token_id": tokenizer.pad_token_id,
-        "text_config": {
-            "model_type": "llama",
-            "vocab_size": len(tokenizer),
-            "hidden_size": HIDDEN,
-            "intermediate_size": 256,
-            "num_hidden_layers": TEXT_LAYERS,
-            "num_attention_heads": 3,
-            "num_key_value_heads": 1,
-            "head_dim": 32,
-            "pad_token_id": tokenizer.pad_token_id,
-            "initializer_range": _INITIALIZER_RANGE,
-        },
-        "vision_config": {
-            "hidden_size": HIDDEN,
-            "intermediate_size": 256,
-            "num_hidden_layers": VISION_LAYERS,
-            "num_attention_heads": 3,
-            "image_size": IMAGE_SIZE,
-            "patch_size": 12,
-            "initializer_range": _INITIALIZER_RANGE,
-        },
+        "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
+        "scale_factor": scale,
+        "pad_token_id": pad,
+        "text_config": {"model_type": "llama", "vocab_size": len(tokenizer), "pad_token_id": pad, **text},
+        "vision_config": dict(vision),
     }
     SmolVLMConfig(**settings).save_pretrained(folder)
-    edge = {"longest_edge": IMAGE_SIZE}
+    edge = {"longest_edge": side}
     SmolVLMProcessor(
         SmolVLMImageProcessor(size=edge, max_image_size=edge),
         tokenizer,
         SmolVLMVideoProcessor(size=edge, max_image_size=edge),
-        image_seq_len=IMAGE_TOKENS,
+        image_seq_len=(side // vision["patch_size"] // scale) ** 2,
     ).save_pretrained(folder)
 
 

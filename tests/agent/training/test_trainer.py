@@ -77,12 +77,13 @@ def test_training_lowers_the_loss(
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
 
 
-@pytest.mark.parametrize("kill_at", [0, 1, 3, 5])
+@pytest.mark.parametrize(("kill_at", "cache_gb"), [(0, 20), (1, 20), (3, 20), (5, 20), (3, 0)])
 @pytest.mark.usefixtures("fixed_id")
 def test_resumed_update_is_bitwise_the_uninterrupted_one(
-    trainer: Callable, tensors: Tensors, recipe: Recipe, tmp_path: Path, kill_at: int
+    trainer: Callable, tensors: Tensors, recipe: Recipe, tmp_path: Path, kill_at: int, cache_gb: float
 ) -> None:
-    reference = trainer(tmp_path / "a", checkpoint_s=0)
+    options = {"checkpoint_s": 0, "cache_gb": cache_gb}
+    reference = trainer(tmp_path / "a", **options)
     first_reference = reference.train(tensors, 0, recipe, 2e-3)
     second_reference = reference.train(tensors, 1, recipe, 1e-3)
 
@@ -93,13 +94,13 @@ def test_resumed_update_is_bitwise_the_uninterrupted_one(
     def deliver(_update: Update) -> None:
         raise Killed
 
-    trainer(tmp_path / "b", checkpoint_s=0).train(tensors, 0, recipe, 2e-3)
+    trainer(tmp_path / "b", **options).train(tensors, 0, recipe, 2e-3)
     with pytest.raises(Killed):
         # kill_at 0: after the last step, before delivery is on record
-        trainer(tmp_path / "b", checkpoint_s=0).train(
+        trainer(tmp_path / "b", **options).train(
             tensors, 1, recipe, 1e-3, on_step=kill, deliver=deliver if kill_at == 0 else None
         )
-    resumed = trainer(tmp_path / "b", checkpoint_s=0)
+    resumed = trainer(tmp_path / "b", **options)
     unfinished = resumed.unfinished()
     assert unfinished is not None
     assert unfinished.step == {0: 5}.get(kill_at, kill_at - 1)

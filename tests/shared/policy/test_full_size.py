@@ -4,7 +4,6 @@ Slow: about a minute on two quiet cores, 3 GB of memory, 2 GB of disk.
 """
 
 import gc
-import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,63 +17,18 @@ from shared.recipe import PRESETS, Recipe
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TASK = "push the red cube to the left"
-# Architecture of HuggingFaceTB/SmolVLM2-500M-Video-Instruct, of which SmolVLA uses the first 16 text layers.
-TEXT = {
-    "hidden_size": 960,
-    "intermediate_size": 2560,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 15,
-    "num_key_value_heads": 5,
-    "head_dim": 64,
-}
-VISION = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 512,
-    "patch_size": 16,
-}
 
 
 @pytest.fixture(scope="module")
 def full_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    import torch
-    from lerobot.configs.types import FeatureType, PolicyFeature
-    from lerobot.policies.factory import make_pre_post_processors
-    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-    from transformers.initialization import no_init_weights
+    from benchmarks.full_size import full_size_policy, full_size_processors
 
     folder = tmp_path_factory.mktemp("full") / "smolvla"
-    conftest = Path(__file__).parents[2] / "conftest.py"
-    spec = importlib.util.spec_from_file_location("armfleet_tests_conftest", conftest)
-    assert spec is not None
-    assert spec.loader is not None
-    helpers = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(helpers)
-    helpers.write_vlm(folder / "vlm", 49_280, TEXT, VISION, scale=4)
-    config = SmolVLAConfig(
-        vlm_model_name=str(folder / "vlm"),
-        device="cpu",
-        push_to_hub=False,
-        input_features={
-            "observation.images.front": PolicyFeature(FeatureType.VISUAL, (3, 480, 640)),
-            "observation.state": PolicyFeature(FeatureType.STATE, (6,)),
-        },
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (6,))},
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        with no_init_weights():  # drawing 450 M numbers the slow way takes half of the test's time
-            policy = SmolVLAPolicy(config)
-        for parameter in policy.parameters():
-            parameter.data.uniform_(-0.05, 0.05) if parameter.ndim > 1 else parameter.data.fill_(1.0)
+    policy = full_size_policy(folder / "vlm", ["front"], seed=0)
     policy.save_pretrained(folder)
-    del policy
-    stats = {k: {"mean": torch.zeros(6), "std": torch.ones(6) * 30} for k in ("observation.state", "action")}
-    for processor in make_pre_post_processors(config, dataset_stats=stats):
+    for processor in full_size_processors(policy.config):
         processor.save_pretrained(folder)
+    del policy
     gc.collect()
     yield folder
     shutil.rmtree(folder)
