@@ -42,9 +42,13 @@ app = typer.Typer(
     help="A federation of SO-100/SO-101 robot arms that teach each other.",
 )
 node_app = typer.Typer(no_args_is_help=True, help="Workstations, as the coordinator knows them.")
+versions_app = typer.Typer(
+    invoke_without_command=True, help="List the versions at the coordinator, with their success rates."
+)
 arm_app = typer.Typer(no_args_is_help=True, help="The arm of this workstation.")
 sim_app = typer.Typer(no_args_is_help=True, help="The simulator (needs the `sim` extra).")
 app.add_typer(node_app, name="node")
+app.add_typer(versions_app, name="versions")
 app.add_typer(arm_app, name="arm")
 app.add_typer(sim_app, name="sim")
 app.add_typer(episodes_app, name="episodes")
@@ -187,12 +191,24 @@ def status(
     raise typer.Exit(show(demo, agent_socket, coordinator_socket, as_json))
 
 
-@app.command()
-def versions(socket: CoordinatorSocketOption = COORDINATOR_SOCKET) -> None:
+@versions_app.callback()
+def versions(context: typer.Context, socket: CoordinatorSocketOption = COORDINATOR_SOCKET) -> None:
     """List the versions at the coordinator, with their success rates."""
     from cli.status import show_versions
 
-    show_versions(socket)
+    if context.invoked_subcommand is None:
+        show_versions(socket)
+
+
+@versions_app.command("verify")
+def versions_verify(
+    number: Annotated[int, typer.Argument(help="the version to compute again")],
+    socket: CoordinatorSocketOption = COORDINATOR_SOCKET,
+) -> None:
+    """Compute a version again from its parent and its stored updates, and compare every byte."""
+    from cli.status import verify_version
+
+    verify_version(socket, number)
 
 
 @app.command()

@@ -171,3 +171,25 @@ def show_versions(socket: Path) -> None:
             ", ".join(f"{part['node']} ({part['staleness']})" for part in version["contributions"]),
         )
     Console().print(table)
+
+
+def verify_version(socket: Path, number: int) -> None:
+    """Have the coordinator compute a version again, and say what came out.
+
+    Raises:
+        ArmfleetError: REGISTRY_DAMAGED, other bytes came out; or the coordinator's own sentence.
+    """
+    answer = UdsClient(socket, timeout_s=300).post("/versions/verify", {"version": number})
+    made_of = f"version {answer['parent']} and {answer['updates']} updates"
+    if not answer["same"]:
+        elsewhere = (
+            ", or it was made on another kind of processor" if answer["aggregator"] == "refactored" else ""
+        )
+        raise ArmfleetError(
+            f"version {number}, computed again from {made_of}, comes out different: "
+            f"its folder or one of theirs was changed{elsewhere}",
+            kept="all versions and updates",
+            do="compare the folders with a backup",
+            code=ExitCode.REGISTRY_DAMAGED,
+        )
+    print(f"Version {number}, computed again from {made_of}, is the same to the byte.")

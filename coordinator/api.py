@@ -3,6 +3,7 @@
 GET  /status  /versions  /nodes
 POST /nodes/invite {"name"} -> join bundle
 POST /versions/promote {"version", "reason"}    /versions/roll-back {"reason"}
+POST /versions/verify {"version"} -> {"same", "parent", "updates", "aggregator"}    computes it again
 POST /exchange/stop       ends the Flower run until the daemon is restarted
 POST /exchange/plan       envelope {run_id, online: [node ids]}
                           -> envelope {over, check_ins: [{node_id, check_in, ttl_s}]}, a blob per check-in
@@ -22,6 +23,7 @@ from starlette.routing import Route
 from coordinator.exchange.desk import CheckInDesk
 from coordinator.exchange.run_keeper import RunKeeper
 from coordinator.registry.registry import Registry
+from coordinator.rounds import verify
 from coordinator.status import Reporter
 from shared.envelope import pack, unpack
 from shared.errors import ArmfleetError
@@ -43,6 +45,12 @@ class Promote(_Body):
 
     version: int = Field(ge=0)
     reason: str = Field(min_length=1, max_length=300)
+
+
+class Verify(_Body):
+    """Body of /versions/verify."""
+
+    version: int = Field(ge=0)
 
 
 class RollBack(_Body):
@@ -95,6 +103,7 @@ class ControlApi:
                 Route("/nodes/invite", self._post_invite, methods=["POST"]),
                 Route("/versions/promote", self._post_promote, methods=["POST"]),
                 Route("/versions/roll-back", self._post_roll_back, methods=["POST"]),
+                Route("/versions/verify", self._post_verify, methods=["POST"]),
                 Route("/exchange/stop", self._post_stop, methods=["POST"]),
                 Route("/exchange/plan", self._post_plan, methods=["POST"]),
                 Route("/exchange/replies", self._post_replies, methods=["POST"]),
@@ -125,6 +134,19 @@ class ControlApi:
         number = await asyncio.to_thread(self._registry.roll_back, f"by the operator: {body.reason}")
         await self._publish()
         return JSONResponse({"promoted": number})
+
+    async def _post_verify(self, request: Request) -> Response:
+        number = _parse(Verify, await request.body()).version
+        same = await asyncio.to_thread(verify, self._registry, number)
+        manifest = self._registry.versions.manifest(number)
+        _, rule = self._registry.versions.server_state(number)
+        answer = {
+            "same": same,
+            "parent": manifest.parent,
+            "updates": len(manifest.contributions),
+            "aggregator": rule.aggregator,
+        }
+        return JSONResponse(answer)
 
     async def _post_stop(self, request: Request) -> Response:
         self._keeper.stopped = True

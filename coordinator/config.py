@@ -1,16 +1,20 @@
 """Configuration of the coordinator (`coordinator.toml`)."""
 
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from coordinator.aggregation.rule import Aggregator, Optimiser, Rule, StationWeight, stations_needed
 from shared.config import ConfigModel, load_config
 from shared.messages import Name
 from shared.recipe import PRESETS, Recipe
 
 Positive = Annotated[float, Field(gt=0)]
 Address = Annotated[str, Field(pattern=r"^[\w.\[\]:-]+:\d{1,5}$")]
+ADAM_RATE = 0.1
+"""Largest server learning rate of adam: about as large as the entries of a LoRA factor themselves."""
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
@@ -81,10 +85,70 @@ class AggregationSection(ConfigModel):
     max_wait_s: Positive = 600
     """T: or when the oldest has waited this long."""
     staleness_exponent: float = Field(default=0.5, ge=0)
+    """Weight (1 + staleness) ** -exponent; 0: staleness does not count."""
+    station_weight: StationWeight = "uniform"
+    """What a station counts: all alike, or by the examples it states."""
+    poisoned_stations: int = Field(default=1, ge=1)
+    """Stations of a round that may send anything, for the rules that hold out against them."""
+    norm_limit: float = Field(default=inf, ge=1)
+    """Longest update, in median lengths of the round."""
+    aggregator: Aggregator = "mean"
     server_momentum: float = Field(default=0.8, ge=0, lt=1)
+    """beta of nesterov and adam."""
     server_learning_rate: float = Field(default=0.7, gt=0)
+    server_optimiser: Optimiser = "nesterov"
     rounds: int = Field(default=60, ge=1)
     """Length of the learning-rate schedule; after it no training is asked for."""
+
+    @field_validator("norm_limit")
+    @classmethod
+    def _stations_for_the_limit(cls, limit: float, info: ValidationInfo) -> float:
+        _room("mean", limit, info)
+        return limit
+
+    @field_validator("aggregator")
+    @classmethod
+    def _stations_for_the_aggregator(cls, aggregator: Aggregator, info: ValidationInfo) -> Aggregator:
+        _room(aggregator, inf, info)
+        return aggregator
+
+    @field_validator("server_optimiser")
+    @classmethod
+    def _rate_for_the_optimiser(cls, optimiser: Optimiser, info: ValidationInfo) -> Optimiser:
+        rate = info.data.get("server_learning_rate", 0)
+        if optimiser == "adam" and rate > ADAM_RATE:
+            raise ValueError(
+                f"adam moves every number by about server_learning_rate in a round: "
+                f"{rate:g} is too much, give at most {ADAM_RATE:g}"
+            )
+        return optimiser
+
+    def rule(self) -> Rule:
+        """How rounds are computed."""
+        return Rule(
+            staleness_exponent=self.staleness_exponent,
+            momentum=self.server_momentum,
+            learning_rate=self.server_learning_rate,
+            buffer_size=self.buffer_size,
+            optimiser=self.server_optimiser,
+            station_weight=self.station_weight,
+            aggregator=self.aggregator,
+            norm_limit=self.norm_limit,
+            poisoned_stations=self.poisoned_stations,
+        )
+
+
+def _room(aggregator: Aggregator, limit: float, info: ValidationInfo) -> None:
+    """A rule that needs more stations than K would never see its round begin with K updates."""
+    size, poisoned = info.data.get("buffer_size"), info.data.get("poisoned_stations")
+    if size is None or poisoned is None:
+        return  # wrong themselves, and reported as that
+    needed = stations_needed(aggregator, limit, poisoned)
+    if size < needed:
+        raise ValueError(
+            f"with poisoned_stations = {poisoned} it needs updates of {needed} stations in a round: "
+            f"buffer_size must be at least {needed}, not {size}"
+        )
 
 
 class EvaluationTask(ConfigModel):

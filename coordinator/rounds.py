@@ -6,11 +6,12 @@ from collections.abc import Callable
 from loguru import logger
 
 from coordinator.aggregation import buffer
-from coordinator.aggregation.version import Rule, make_version
+from coordinator.aggregation.version import make_version
 from coordinator.config import CoordinatorConfig
 from coordinator.registry.registry import Registry
 from coordinator.registry.targets import Publisher
 from shared.adapters import digest
+from shared.errors import ArmfleetError
 
 
 class Rounds:
@@ -25,24 +26,25 @@ class Rounds:
     ) -> None:
         self._registry, self._publisher, self._clock = registry, publisher, clock
         self._settings, self._recipe = config.aggregation, config.recipe
-        self._rule = Rule(
-            staleness_exponent=self._settings.staleness_exponent,
-            momentum=self._settings.server_momentum,
-            learning_rate=self._settings.server_learning_rate,
-            buffer_size=self._settings.buffer_size,
-        )
+        self._rule = self._settings.rule()
 
     def run_if_due(self) -> int | None:
         """Make a version if the buffer says so; returns its number."""
         settings = self._settings
-        flush = buffer.due(self._registry.waiting(), self._clock(), settings.buffer_size, settings.max_wait_s)
+        flush = buffer.due(
+            self._registry.waiting(),
+            self._clock(),
+            settings.buffer_size,
+            settings.max_wait_s,
+            self._rule.stations_needed,
+        )
         if flush is None:
             return None
         parent = self._registry.newest()
         tensors, _ = self._registry.versions.adapter(parent)
-        momentum, _ = self._registry.versions.server_state(parent)
+        state, _ = self._registry.versions.server_state(parent)
         inputs = self._registry.inputs([update.update_id for update in flush.updates], tensors)
-        result = make_version(parent, tensors, momentum, inputs, self._rule)
+        result = make_version(parent, tensors, state, inputs, self._rule)
         number = self._registry.add_version(parent, result, self._rule, self._recipe)
         self.publish()
         logger.bind(version=number).info(
@@ -62,23 +64,37 @@ class Rounds:
         """What the next round waits for."""
         settings = self._settings
         return buffer.outlook(
-            self._registry.waiting(), self._clock(), settings.buffer_size, settings.max_wait_s
+            self._registry.waiting(),
+            self._clock(),
+            settings.buffer_size,
+            settings.max_wait_s,
+            self._rule.stations_needed,
         )
+
+
+def verify(registry: Registry, number: int) -> bool:
+    """Whether a version's stored tensors are what its parent and its listed updates give; raises as
+    `recompute`."""
+    tensors, _ = registry.versions.adapter(number)
+    return digest(tensors) == recompute(registry, number)
 
 
 def recompute(registry: Registry, number: int) -> str:
     """Digest of a version computed again from its parent and its listed updates: an audit.
 
-    It equals the manifest's `tensors_digest`, whatever machine and time, as long as the folders are whole.
+    It equals the manifest's `tensors_digest`, whatever machine and time, as long as the folders are whole;
+    for `refactored` with the same LAPACK and kind of processor only, since its rounding differs between them.
 
     Raises:
-        ValueError: version 0 has no parent.
+        ArmfleetError: no such version, one that was not made from updates, or a damaged folder.
     """
+    if number not in registry.versions.numbers():
+        raise ArmfleetError(f"there is no version {number}", do="see `armfleet versions`")
     manifest = registry.versions.manifest(number)
     if manifest.parent is None:
-        raise ValueError(f"version {number} was not made from updates")
+        raise ArmfleetError(f"version {number} was not made from updates", do="verify a later one")
     tensors, _ = registry.versions.adapter(manifest.parent)
-    momentum, _ = registry.versions.server_state(manifest.parent)
+    state, _ = registry.versions.server_state(manifest.parent)
     _, rule = registry.versions.server_state(number)
     inputs = registry.inputs([part.update_id for part in manifest.contributions], tensors)
-    return digest(make_version(manifest.parent, tensors, momentum, inputs, rule).tensors)
+    return digest(make_version(manifest.parent, tensors, state, inputs, rule).tensors)

@@ -1,1 +1,1 @@
-"""LoRA aggregation: buffer, weights, mean and server optimiser."""
+"""LoRA aggregation: buffer, weights, aggregators and server optimiser."""

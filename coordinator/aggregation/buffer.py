@@ -26,7 +26,9 @@ class Flush:
     reason: str
 
 
-def due(waiting: Sequence[Waiting], now: float, size: int, max_wait_s: float) -> Flush | None:
+def due(
+    waiting: Sequence[Waiting], now: float, size: int, max_wait_s: float, stations: int = 1
+) -> Flush | None:
     """Decide whether to flush.
 
     The updates come back in the order of their ids, so that a round does not depend on the order of arrival.
@@ -37,8 +39,10 @@ def due(waiting: Sequence[Waiting], now: float, size: int, max_wait_s: float) ->
         size: K, at least 1.
         max_wait_s: T. A clock that was set back only delays a flush by T again at most, never for ever, since
             K still counts.
+        stations: Fewest stations of a round, at least 1. It holds after T too: a robust rule decides nothing
+            for fewer, and a poisoned update must not come through by being alone.
     """
-    if not waiting:
+    if _stations(waiting) < stations:
         return None
     oldest = now - min(update.received for update in waiting)
     if len(waiting) >= size:
@@ -50,9 +54,15 @@ def due(waiting: Sequence[Waiting], now: float, size: int, max_wait_s: float) ->
     return Flush(tuple(sorted(waiting, key=lambda update: update.update_id)), reason)
 
 
-def outlook(waiting: Sequence[Waiting], now: float, size: int, max_wait_s: float) -> str:
+def outlook(waiting: Sequence[Waiting], now: float, size: int, max_wait_s: float, stations: int = 1) -> str:
     """What the buffer waits for, as a sentence for people."""
     if not waiting:
         return f"no update is waiting; a round starts when {size} are in or one has waited {max_wait_s:g} s"
+    if (present := _stations(waiting)) < stations:
+        return f"updates of {present} stations are in; the rule of the rounds needs those of {stations}"
     left = max(0.0, max_wait_s - (now - min(update.received for update in waiting)))
     return f"{len(waiting)} of {size} updates are in; the next round starts in {left:.0f} s at the latest"
+
+
+def _stations(waiting: Sequence[Waiting]) -> int:
+    return len({update.node for update in waiting})

@@ -1,38 +1,39 @@
 """Weighted mean of LoRA deltas: A with A, B with B, saved modules in full (FedAvg, arXiv 1602.05629; for LoRA
 FedIT, arXiv 2305.05644).
 
-The mean of the factors is not a factorisation of the mean product. Exact forms (FedEx-LoRA, arXiv 2410.09432)
-change the base or the rank; in simulation they showed no gain at this size, so this one ships.
+    delta = sum_i w_i * delta_i
+
+Assumes that the stations' factors are near each other. The mean of the factors is not a factorisation of the
+mean product: with A_i = A + a_i and B_i = B + b_i the difference is second order in a_i and b_i, so small for
+short updates. Exact forms (FedEx-LoRA, arXiv 2410.09432) change the base or the rank; `refactored` is the
+nearest form that changes neither.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 Tensors64 = dict[str, np.ndarray]
 
 
-def weighted_sum(deltas: Sequence[Mapping[str, np.ndarray]], weights: Sequence[float]) -> Tensors64:
+def weighted_sum(
+    deltas: Iterable[Mapping[str, np.ndarray]], weights: Sequence[float], like: Mapping[str, np.ndarray]
+) -> Tensors64:
     """Sum of `weights[i] * deltas[i]` in float64, added in the order given: same input, same bytes.
 
-    With weights that sum to one this is the weighted mean.
+    With weights that sum to one this is the weighted mean. The deltas are taken one by one: handed in as a
+    generator, their number does not change the memory that this takes.
 
     Args:
-        deltas: At least one; all with the same names and shapes.
+        deltas: All with the names and shapes of `like`.
         weights: One per delta.
+        like: Names and shapes of the result.
 
     Raises:
-        ValueError: nothing to add, or names or shapes differ.
+        ValueError: there are more or fewer weights than deltas.
     """
-    if not deltas:
-        raise ValueError("a round needs at least one update")
-    names = sorted(deltas[0])
-    if any(sorted(delta) != names for delta in deltas):
-        raise ValueError("the updates of a round must have the same tensors")
-    total = {name: np.zeros(deltas[0][name].shape, np.float64) for name in names}
+    total = {name: np.zeros(array.shape, np.float64) for name, array in sorted(like.items())}
     for delta, weight in zip(deltas, weights, strict=True):
-        for name in names:
-            if delta[name].shape != total[name].shape:
-                raise ValueError(f"{name} has the shape {delta[name].shape}, expected {total[name].shape}")
-            total[name] += np.float64(weight) * delta[name].astype(np.float64)
+        for name, array in total.items():
+            array += np.float64(weight) * delta[name].astype(np.float64)
     return total

@@ -1,13 +1,20 @@
 """How much each update counts in a round.
 
-Every station that takes part has the same share, however many updates it delivered (otherwise the fastest
-workstation would own the policy), and an update loses weight with its staleness. A round that was closed by
-its time limit with fewer than K stations takes a shorter step: dividing by those present instead made the
-server's momentum overshoot along whichever task the fast station has (seen in simulation).
+    w_i = discount(staleness_i) * size_s / (max(K, stations present) * updates of s),   s: the station of i
 
-Sources: the polynomial discount is FedAsync's (Xie, Koyejo, Gupta, arXiv 1903.03934, section 5.2); that the
-sum is divided by K and the discounts are *not* renormalised to one, so that a round of few or stale updates
-takes a shorter step, is FedBuff's rule (Nguyen et al., arXiv 2106.06639, algorithm 1).
+`size_s` is 1 (uniform), or the station's examples relative to the mean of the stations present. Uniform,
+every station that takes part has the same share, however many updates it delivered (otherwise the fastest
+workstation would own the policy). By examples, a station with much data counts more, as in FedAvg (arXiv
+1602.05629, algorithm 1); it assumes that stations state their examples honestly: nobody can check them.
+
+An update loses weight with its staleness. A round that was closed by its time limit with fewer than K
+stations takes a shorter step: dividing by those present instead made the server's momentum overshoot along
+whichever task the fast station has (seen in simulation).
+
+Sources: the discounts are FedAsync's (Xie, Koyejo, Gupta, arXiv 1903.03934, section 5.2), polynomial, or
+constant with exponent 0; that the sum is divided by K and the discounts are *not* renormalised to one, so
+that a round of few or stale updates takes a shorter step, is FedBuff's rule (Nguyen et al., arXiv 2106.06639,
+algorithm 1).
 """
 
 from collections import Counter
@@ -15,7 +22,7 @@ from collections.abc import Sequence
 
 
 def staleness_discount(staleness: int, exponent: float) -> float:
-    """(1 + staleness) ** -exponent: 1 for a fresh update; exponent 0 ignores staleness.
+    """(1 + staleness) ** -exponent: 1 for a fresh update; exponent 0 is the constant discount, 1 for all.
 
     Raises:
         ValueError: negative staleness or exponent.
@@ -26,7 +33,11 @@ def staleness_discount(staleness: int, exponent: float) -> float:
 
 
 def update_weights(
-    stations: Sequence[str], staleness: Sequence[int], exponent: float, buffer_size: int
+    stations: Sequence[str],
+    staleness: Sequence[int],
+    exponent: float,
+    buffer_size: int,
+    examples: Sequence[int] | None = None,
 ) -> list[float]:
     """Weight of each update of a round, in the order given.
 
@@ -35,13 +46,25 @@ def update_weights(
         staleness: Versions between each update's base version and the round's parent.
         exponent: Of the discount.
         buffer_size: K.
+        examples: What each update could draw from, at least 1; None: stations count alike.
 
     Returns:
         Weights in (0, 1]; their sum is 1 when nothing is stale and K stations take part, else at most 1.
     """
     delivered = Counter(stations)
     shares = max(buffer_size, len(delivered))
+    sizes = dict.fromkeys(delivered, 1.0) if examples is None else _sizes(stations, examples)
     return [
-        staleness_discount(stale, exponent) / (shares * delivered[station])
+        sizes[station] * staleness_discount(stale, exponent) / (shares * delivered[station])
         for station, stale in zip(stations, staleness, strict=True)
     ]
+
+
+def _sizes(stations: Sequence[str], examples: Sequence[int]) -> dict[str, float]:
+    """Mean examples of each station's updates, relative to the mean over the stations."""
+    given: dict[str, list[int]] = {station: [] for station in stations}
+    for station, count in zip(stations, examples, strict=True):
+        given[station].append(count)
+    means = {station: sum(counts) / len(counts) for station, counts in given.items()}
+    overall = sum(means[station] for station in sorted(means)) / len(means)
+    return {station: mean / overall for station, mean in means.items()}

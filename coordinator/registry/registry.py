@@ -8,13 +8,15 @@ import fcntl
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from loguru import logger
 
 from coordinator.aggregation.buffer import Waiting
-from coordinator.aggregation.version import Input, Result, Rule
+from coordinator.aggregation.rule import Rule
+from coordinator.aggregation.version import Input, Result
 from coordinator.registry.index import Index, NodeRow, UpdateRow, VersionRow
 from coordinator.registry.nodes import Node, NodeStore
 from coordinator.registry.targets import Offer
@@ -86,13 +88,26 @@ class Registry:
         return [Waiting(row.id, row.node, row.base_version, row.received) for row in rows]
 
     def inputs(self, update_ids: list[str], like: Tensors) -> list[Input]:
-        """Decode updates for a round; `like` gives names and shapes."""
-        inputs = []
-        for update_id in update_ids:
-            header, _ = self.updates.header(update_id)
-            delta = decode(self.updates.delta(update_id), like)
-            inputs.append(Input(update_id, header.node, header.base_version, delta))
-        return inputs
+        """Updates for a round, read from their folders when needed; `like` gives names and shapes."""
+
+        def delta_of(update_id: str) -> Tensors:
+            return decode(self.updates.delta(update_id), like)
+
+        def tensors_of(version: int) -> Tensors:
+            return self.versions.adapter(version)[0]
+
+        headers = [self.updates.header(update_id)[0] for update_id in update_ids]
+        return [
+            Input(
+                update_id=header.id,
+                node=header.node,
+                base_version=header.base_version,
+                examples=header.examples,
+                read=partial(delta_of, header.id),
+                read_base=partial(tensors_of, header.base_version),
+            )
+            for header in headers
+        ]
 
     # --------------------------------------------------------------- versions
 
@@ -120,11 +135,12 @@ class Registry:
                 tensors_digest=digest(result.tensors),
                 recipe=recipe,
                 contributions=result.contributions,
+                metrics=result.metrics,
                 created=_now(),
             )
             _, config = self.versions.adapter(parent)
             decision = _decision("candidate", f"a round of {len(result.contributions)} updates")
-            self.versions.create(manifest, result.tensors, config, result.momentum, rule, decision)
+            self.versions.create(manifest, result.tensors, config, result.server_state, rule, decision)
             self._index_version(manifest.version)
             return manifest.version
 

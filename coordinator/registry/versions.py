@@ -1,4 +1,4 @@
-"""Versions as folders: a PEFT adapter, its manifest, the server's momentum, and what was decided about it.
+"""Versions as folders: a PEFT adapter, its manifest, the server's state, and what was decided about it.
 
     versions/000012/  adapter_config.json  adapter_model.safetensors  manifest.json   never change
                       server_state.safetensors                                        never changes
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
-from coordinator.aggregation.version import Rule
+from coordinator.aggregation.rule import Rule
 from shared.adapters import Manifest, Tensors, pack_adapter, read_adapter, write_adapter
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
@@ -86,7 +86,7 @@ class VersionStore:
         manifest: Manifest,
         tensors: Tensors,
         peft_config: Mapping[str, Any],
-        momentum: Mapping[str, np.ndarray],
+        server_state: Mapping[str, np.ndarray],
         rule: Rule,
         decision: Decision,
     ) -> None:
@@ -98,7 +98,7 @@ class VersionStore:
         with durable_folder(self.path(manifest.version)) as work:
             write_adapter(work, tensors, peft_config, manifest)
             metadata = {"rule": json.dumps(vars(rule), sort_keys=True)}
-            write_atomic(work / "server_state.safetensors", save(dict(momentum), metadata=metadata))
+            write_atomic(work / "server_state.safetensors", save(dict(server_state), metadata=metadata))
             write_atomic(work / "state.json", decision.model_dump_json(indent=1) + "\n")
 
     def manifest(self, number: int) -> Manifest:
@@ -115,7 +115,7 @@ class VersionStore:
         return pack_adapter(self.path(number))
 
     def server_state(self, number: int) -> tuple[dict[str, np.ndarray], Rule]:
-        """Momentum after this version (float64, may be empty) and the rule it was computed with."""
+        """Of the server optimiser after this version (float64, may be empty), and the version's rule."""
         file = self.path(number) / "server_state.safetensors"
         try:
             with safe_open(file, "np") as source:

@@ -39,6 +39,7 @@ def test_help_needs_neither_torch_nor_lerobot_nor_flower():
         (["coordinator-init", "--config", "nowhere.toml"], ExitCode.CONFIG_UNREADABLE),
         (["arm", "hold", "--socket", "nowhere.sock"], ExitCode.COORDINATOR_AWAY),
         (["versions", "--socket", "nowhere.sock"], ExitCode.COORDINATOR_AWAY),
+        (["versions", "verify", "1", "--socket", "nowhere.sock"], ExitCode.COORDINATOR_AWAY),
         (["status", "--demo", "nowhere"], ExitCode.CONFIG_UNREADABLE),
         (["demo", "--stations", "1"], ExitCode.CONFIG_INVALID),
     ],

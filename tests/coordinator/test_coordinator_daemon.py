@@ -11,11 +11,16 @@ from pathlib import Path
 
 import pytest
 import tomli_w
+from typer.testing import CliRunner
 
+from cli.main import app
 from coordinator import daemon
+from coordinator.aggregation.rule import Rule
 from coordinator.config import load
 from coordinator.enrolment.setup import init
 from coordinator.registry import targets
+from coordinator.registry.registry import Registry
+from coordinator.rounds import Rounds
 from shared.envelope import pack, unpack
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
@@ -98,6 +103,34 @@ def test_it_serves_and_says_what_is_missing_while_the_superlink_is_away(config_f
     assert not config.coordinator.socket.exists()
 
 
+def test_a_version_is_computed_again_from_the_command_line(config_file, adapter, make_update):
+    config = load(config_file)
+    init(config, adapter, "ba5e" * 16)
+    registry = Registry(config.state)
+    for seed, node in enumerate(("arm-a", "arm-b", "arm-a", "arm-b")):
+        registry.accept(*make_update(node, 0, seed=seed))
+        Rounds(config, registry, targets.Publisher(config.state / "tuf")).run_if_due()
+    changed = registry.versions.manifest(2).contributions[0].update_id
+    registry.close()
+    (config.state / "updates" / changed / "delta.bin").write_bytes(make_update(seed=9)[1])
+    process = start(config_file)
+    try:
+        wait_for_status(UdsClient(config.coordinator.socket))
+
+        def armfleet(*arguments):
+            return CliRunner().invoke(
+                app, ["versions", *arguments, "--socket", str(config.coordinator.socket)]
+            )
+
+        assert "to the byte" in armfleet("verify", "1").output
+        assert armfleet("verify", "2").exit_code == ExitCode.REGISTRY_DAMAGED
+        assert armfleet("verify", "0").exit_code == ExitCode.UNEXPECTED
+        assert "arm-a (0)" in armfleet().output
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+
+
 def test_without_a_fleet_it_ends_with_a_numbered_code(config_file):
     process = start(config_file)
     _, errors = process.communicate(timeout=60)
@@ -158,6 +191,59 @@ def test_bad_values_are_named(config_file, old, new, reason):
         load(config_file)
     assert reason in str(caught.value)
     assert caught.value.code == ExitCode.CONFIG_INVALID
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            ['aggregator = "average"'],
+            [":2: 'aggregation.aggregator'", "'mean', 'refactored', 'median'", "'krum'"],
+        ),
+        (['aggregator = "krum"'], [":2: 'aggregation.aggregator'", "buffer_size must be at least 5, not 2"]),
+        (
+            ["buffer_size = 4", 'aggregator = "median"', "poisoned_stations = 2"],
+            [":3: 'aggregation.aggregator'", "updates of 5 stations", "at least 5, not 4"],
+        ),
+        (["norm_limit = 3.0"], [":2: 'aggregation.norm_limit'", "buffer_size must be at least 3, not 2"]),
+        (["norm_limit = 0.5"], [":2: 'aggregation.norm_limit'", "greater than or equal to 1"]),
+        (
+            ['server_optimiser = "adam"'],
+            [":2: 'aggregation.server_optimiser'", "0.7 is too much", "at most 0.1"],
+        ),
+        (
+            ['server_optimiser = "sgd"'],
+            [":2: 'aggregation.server_optimiser'", "'none', 'nesterov' or 'adam'"],
+        ),
+        (['station_weight = "steps"'], [":2: 'aggregation.station_weight'", "'uniform' or 'examples'"]),
+        (
+            ['agregator = "mean"'],
+            [":2: unknown key 'aggregation.agregator'", "accepted: aggregator, buffer_size"],
+        ),
+    ],
+)
+def test_bad_rules_of_a_round_are_named_with_their_line(config_file, lines, words):
+    config_file.write_text("\n".join(["[aggregation]", *lines, config_file.read_text()]))
+    with pytest.raises(ArmfleetError) as caught:
+        load(config_file)
+    assert caught.value.code == ExitCode.CONFIG_INVALID
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+
+
+def test_the_keys_of_the_file_make_the_rule_of_the_rounds(config_file):
+    keys = {
+        "buffer_size": 7,
+        "staleness_exponent": 0.0,
+        "station_weight": "examples",
+        "poisoned_stations": 2,
+        "norm_limit": 3.0,
+        "aggregator": "krum",
+        "server_momentum": 0.9,
+        "server_learning_rate": 0.01,
+        "server_optimiser": "adam",
+    }
+    config_file.write_text(config_file.read_text() + tomli_w.dumps({"aggregation": keys}))
+    assert load(config_file).aggregation.rule() == Rule(0.0, 0.9, 0.01, 7, "adam", "examples", "krum", 3.0, 2)
 
 
 def test_the_example_is_valid_also_with_every_default_written_out(tmp_path):

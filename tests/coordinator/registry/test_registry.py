@@ -1,14 +1,17 @@
 """Folders hold the truth: what survives kills, damage and a lost index."""
 
+import json
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from coordinator.aggregation.version import Rule, make_version
+from coordinator.aggregation.rule import Rule
+from coordinator.aggregation.version import make_version
 from coordinator.registry.registry import Registry
 from coordinator.registry.versions import Evaluation
-from coordinator.rounds import Rounds, recompute
+from coordinator.rounds import Rounds, recompute, verify
 from shared.adapters import digest
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
@@ -74,6 +77,61 @@ def test_versions_can_be_computed_again_from_the_folders_alone(registry, fleet, 
     for number in (1, 2, 3):
         assert recompute(registry, number) == registry.versions.manifest(number).tensors_digest
     assert registry.index.staleness_histogram() == {0: 2, 1: 4}
+
+
+@pytest.mark.parametrize("aggregator", ["mean", "refactored", "median", "trimmed_mean", "krum"])
+def test_whatever_the_rule_its_versions_can_be_computed_again(registry, fleet, make_update, aggregator):
+    section = fleet.aggregation.model_copy(
+        update={"aggregator": aggregator, "buffer_size": 5, "norm_limit": 2.0, "server_optimiser": "adam"}
+    )
+    config = fleet.model_copy(update={"aggregation": section})
+    for base in (0, 0, 1):
+        next_version(registry, config, make_update, nodes=[f"arm-{n}" for n in range(5)], base=base)
+    assert [verify(registry, number) for number in (1, 2, 3)] == [True, True, True]
+    assert ("truncation_error" in registry.versions.manifest(3).metrics) == (aggregator == "refactored")
+    assert registry.versions.manifest(3).metrics["updates_shortened"] == 0
+
+
+def test_an_update_changed_afterwards_is_noticed(registry, fleet, make_update):
+    next_version(registry, fleet, make_update)
+    update = registry.versions.manifest(1).contributions[0].update_id
+    _, other = make_update(seed=99)
+    (fleet.state / "updates" / update / "delta.bin").write_bytes(other)
+    assert not verify(registry, 1)
+
+
+@pytest.mark.parametrize(("number", "words"), [(0, "not made from updates"), (7, "no version 7")])
+def test_what_was_not_made_from_updates_can_not_be_computed_again(registry, number, words):
+    with pytest.raises(ArmfleetError, match=words):
+        recompute(registry, number)
+
+
+def test_updates_are_read_when_they_are_needed_and_not_before(registry, fleet, make_update, tensors):
+    header, delta = make_update(seed=1)
+    registry.accept(header, delta)
+    (lazy,) = registry.inputs([header.id], tensors)
+    (fleet.state / "updates" / header.id / "delta.bin").unlink()
+    with pytest.raises(ArmfleetError, match="can't be read"):
+        lazy.read()
+    assert digest(lazy.read_base()) == digest(tensors)
+
+
+def test_a_robust_rule_waits_for_its_stations(registry, fleet, make_update):
+    section = fleet.aggregation.model_copy(update={"aggregator": "median", "buffer_size": 3})
+    config = fleet.model_copy(update={"aggregation": section})
+    assert next_version(registry, config, make_update, nodes=("arm-a", "arm-a", "arm-b")) is None
+    assert "2 stations are in" in Rounds(config, registry, Silent()).outlook()
+    assert next_version(registry, config, make_update, nodes=("arm-c",)) == 1
+
+
+def test_a_rule_recorded_before_there_was_a_choice_is_the_mean_with_nesterov(registry, fleet, make_update):
+    next_version(registry, fleet, make_update)
+    file = registry.versions.path(1) / "server_state.safetensors"
+    state, rule = registry.versions.server_state(1)
+    old = {"staleness_exponent": 0.5, "momentum": 0.8, "learning_rate": 0.7, "buffer_size": 2}
+    file.write_bytes(save(state, metadata={"rule": json.dumps(old)}))
+    assert registry.versions.server_state(1)[1] == rule == RULE
+    assert recompute(registry, 1) == registry.versions.manifest(1).tensors_digest
 
 
 def test_opening_again_finds_everything_without_the_index(registry, fleet, make_update):
@@ -176,12 +234,7 @@ def test_a_damaged_version_is_named(registry, fleet, make_update, name):
 def test_momentum_is_kept_in_float64(registry, fleet, make_update):
     next_version(registry, fleet, make_update)
     momentum, rule = registry.versions.server_state(1)
-    assert rule == Rule(
-        fleet.aggregation.staleness_exponent,
-        fleet.aggregation.server_momentum,
-        fleet.aggregation.server_learning_rate,
-        fleet.aggregation.buffer_size,
-    )
+    assert rule == fleet.aggregation.rule()
     assert all(array.dtype == np.float64 for array in momentum.values())
 
 
