@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import psutil
 from loguru import logger
@@ -20,6 +21,7 @@ ASK_S = 5.0
 """Longest wait for nvidia-smi: its first call loads the driver."""
 LOOK_S = 10.0
 """Time between two looks: a call costs some 50 ms of processor time."""
+SUPPLIES = Path("/sys/class/power_supply")
 NVIDIA_SMI = ("nvidia-smi", "--format=csv,noheader,nounits")
 
 
@@ -66,8 +68,7 @@ class Observer:
 
 def look(gpu: bool) -> Machine:
     """Ask the kernel and, for a `gpu`, nvidia-smi."""
-    battery = psutil.sensors_battery()
-    machine = Machine(on_battery=None if battery is None else not battery.power_plugged)
+    machine = Machine(on_battery=on_battery(SUPPLIES))
     if not gpu:
         return machine
     own = [os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))]
@@ -78,6 +79,30 @@ def look(gpu: bool) -> Machine:
     return replace(
         machine, gpu_temperature=hottest(temperatures), gpu_others_mb=memory_of_others(processes, own)
     )
+
+
+def on_battery(supplies: Path) -> bool | None:
+    """Whether the machine draws on its battery; None without one. A mouse's battery is none of its own, and a
+    full one that is not charged is not drawn on.
+
+    Args:
+        supplies: Folder as /sys/class/power_supply (sysfs-class-power in the kernel's ABI documentation).
+    """
+    states = []
+    for supply in sorted(supplies.glob("*")):
+        kind = _word(supply / "type")
+        if kind in ("Mains", "USB") and _word(supply / "online") == "1":
+            return False
+        if kind == "Battery" and _word(supply / "scope") != "Device":
+            states.append(_word(supply / "status"))
+    return "Discharging" in states if states else None
+
+
+def _word(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def hottest(told: str | None) -> int | None:

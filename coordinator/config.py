@@ -178,7 +178,7 @@ class EvaluationSection(ConfigModel):
     """Rollout i runs scene seed0 + i; the same scenes for every version."""
     delay_ticks: int = Field(default=2, ge=0)
     """Simulated inference delay in actions of the policy (0.1 s each at 10 Hz), as the arms measure it."""
-    timeout_s: Positive = 900
+    timeout_s: Positive = 2700
     """An evaluation that takes longer is given up and its worker restarted."""
 
 

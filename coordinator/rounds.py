@@ -6,7 +6,7 @@ from collections.abc import Callable
 from loguru import logger
 
 from coordinator.aggregation import buffer
-from coordinator.aggregation.version import make_version
+from coordinator.aggregation.version import Result, make_version
 from coordinator.config import CoordinatorConfig
 from coordinator.registry.registry import Registry
 from coordinator.registry.targets import Publisher
@@ -73,17 +73,19 @@ class Rounds:
 
 
 def verify(registry: Registry, number: int) -> bool:
-    """Whether a version's stored tensors are what its parent and its listed updates give; raises as
-    `recompute`."""
+    """Whether a version's stored tensors and server state are what its parent and its listed updates give;
+    raises as `recompute`."""
+    result = recompute(registry, number)
     tensors, _ = registry.versions.adapter(number)
-    return digest(tensors) == recompute(registry, number)
+    state, _ = registry.versions.server_state(number)
+    return digest(tensors) == digest(result.tensors) and digest(state) == digest(result.server_state)
 
 
-def recompute(registry: Registry, number: int) -> str:
-    """Digest of a version computed again from its parent and its listed updates: an audit.
+def recompute(registry: Registry, number: int) -> Result:
+    """A version computed again from its parent and its listed updates: an audit.
 
-    It equals the manifest's `tensors_digest`, whatever machine and time, as long as the folders are whole;
-    for `refactored` with the same LAPACK and kind of processor only, since its rounding differs between them.
+    It has the stored version's bytes, whatever machine and time, as long as the folders are whole; for
+    `refactored` with the same LAPACK and kind of processor only, since its rounding differs between them.
 
     Raises:
         ArmfleetError: no such version, one that was not made from updates, or a damaged folder.
@@ -97,4 +99,4 @@ def recompute(registry: Registry, number: int) -> str:
     state, _ = registry.versions.server_state(manifest.parent)
     _, rule = registry.versions.server_state(number)
     inputs = registry.inputs([part.update_id for part in manifest.contributions], tensors)
-    return digest(make_version(manifest.parent, tensors, state, inputs, rule).tensors)
+    return make_version(manifest.parent, tensors, state, inputs, rule)

@@ -11,7 +11,7 @@ with the same update: same id, same bytes.
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +151,7 @@ class LocalTrainer:
             raise ArmfleetError("there is no unfinished update to resume")
         _, state = self._last
         start = state["start"]
-        split = self._split(progress.recipe)
+        split = self._split(progress.recipe, progress.episodes)
         by_digest = {episode.digest: episode for episode in split.train}
         loop = self._prepare(progress.recipe)
         unchanged = progress.base_digest == self._base_digest and set(progress.episodes) <= by_digest.keys()
@@ -218,14 +218,18 @@ class LocalTrainer:
         assert self._model is not None
         return self._model
 
-    def _split(self, recipe: Recipe) -> Split:
+    def _split(self, recipe: Recipe, only: Collection[str] | None = None) -> Split:
+        """What trains and what evaluates; of the training episodes `only` these digests, where given: what an
+        update does not need is not computed before it goes on."""
         split = self._episodes.read() if isinstance(self._episodes, EpisodeFolder) else self._episodes
         unseen = {plain_task(task) for task in recipe.never_train}
         train = [episode for episode in split.train if plain_task(episode.task) not in unseen]
         if left := len(split.train) - len(train):
             logger.warning("{} episodes show tasks that the coordinator keeps unseen: they don't train", left)
+        if only is not None:
+            train = [episode for episode in train if episode.digest in only]
         split = Split(tuple(filter(self._has_features, train)), tuple(filter(self._has_features, split.eval)))
-        if not split.train:
+        if not split.train and only is None:
             raise ArmfleetError(
                 "there is nothing to train on: no admitted training episode",
                 do="record demonstrations; the agent's log says why any were quarantined",

@@ -68,8 +68,10 @@ class EvaluationJobs:
         self._registry.record_evaluation(number, evaluation)
         if self._registry.versions.decision(number).state != "candidate":
             return
-        yardstick = self._registry.versions.evaluation(self._registry.promoted())
-        if yardstick is None:  # the operator promoted another one meanwhile: that one is measured first
+        promoted = self._registry.promoted()
+        yardstick = self._registry.versions.evaluation(promoted)
+        # The operator may have promoted another one meanwhile: that one is measured first.
+        if yardstick is None or not self._valid(promoted):
             return
         margin = self._promotion.max_task_loss
         if self._promotion.rule == "sequential":

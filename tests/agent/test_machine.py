@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent.machine import hottest, look, memory_of_others
+from agent.machine import hottest, look, memory_of_others, on_battery
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,33 @@ def test_the_hottest_card_counts(told, degrees):
 )
 def test_the_agents_own_memory_is_not_that_of_others(told, megabytes):
     assert memory_of_others(told, own={200}) == megabytes
+
+
+BATTERY = {"type": "Battery"}
+MOUSE = BATTERY | {"scope": "Device", "status": "Discharging"}
+PLUG = {"type": "Mains", "online": "1"}
+
+
+@pytest.mark.parametrize(
+    ("supplies", "draws"),
+    [
+        ([], None),
+        ([MOUSE], None),
+        ([BATTERY | {"status": "Discharging"}, PLUG | {"online": "0"}], True),
+        ([BATTERY | {"status": "Discharging"}, MOUSE], True),
+        ([BATTERY | {"status": "Not charging"}], False),
+        ([BATTERY | {"status": "Full"}, PLUG], False),
+        ([BATTERY | {"status": "Discharging"}, {"type": "USB", "online": "1"}], False),
+    ],
+)
+def test_a_battery_counts_only_when_the_machine_draws_on_it(tmp_path, supplies, draws):
+    for number, words in enumerate(supplies):
+        for name, word in words.items():
+            file = tmp_path / f"supply{number}" / name
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(word + "\n")
+    assert on_battery(tmp_path) is draws
+    assert on_battery(tmp_path / "no such folder") is None
 
 
 def test_a_machine_without_a_gpu_or_nvidia_smi_tells_its_load(monkeypatch):

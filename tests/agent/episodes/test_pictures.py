@@ -22,5 +22,11 @@ def test_noise_does_not_make_a_blurred_picture_sharp(sigma, low, high, noise):
     assert max(widths) < high
 
 
+def test_a_fine_weave_under_soft_light_is_sharp():
+    light = np.tile(np.linspace(60, 200, 320), (240, 1))
+    checks = np.kron(np.indices((120, 160)).sum(0) % 2, np.ones((2, 2)))
+    assert edge_width((light * (0.8 + 0.2 * checks)).astype(np.uint8)) < 5
+
+
 def test_a_plain_picture_has_no_edges():
     assert edge_width(np.full((240, 320), 128, np.uint8)) == np.inf

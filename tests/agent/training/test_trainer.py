@@ -10,7 +10,7 @@ import pytest
 
 from agent.training import trainer as trainer_module
 from agent.training.checkpoint import load_checkpoint
-from agent.training.data import Episode, Split
+from agent.training.data import Episode, Frames, Split
 from agent.training.update import Update, metric_name, write_update
 from shared.adapters import Tensors
 from shared.codec import decode
@@ -110,6 +110,22 @@ def test_resumed_update_is_bitwise_the_uninterrupted_one(
     assert update.header.metrics == second_reference.header.metrics
     assert update.delta != first_reference.delta
     assert resumed.unfinished() is None
+
+
+def test_a_resumed_update_does_not_wait_for_episodes_it_does_not_need(
+    trainer: Callable, tensors: Tensors, recipe: Recipe, split: Split, tmp_path: Path
+) -> None:
+    def kill(step: int, _steps: int, _loss: float) -> None:
+        raise Killed
+
+    def frames() -> Frames:
+        raise AssertionError("the new episode's pictures were asked for")
+
+    with pytest.raises(Killed):
+        trainer(tmp_path, checkpoint_s=0).train(tensors, 0, recipe, 2e-3, on_step=kill)
+    new = replace(split.train[0], id="000020", digest="f" * 64, frames=frames)
+    more = Split((*split.train, new), split.eval)
+    assert trainer(tmp_path, episodes=more).resume().header.base_version == 0
 
 
 @pytest.mark.usefixtures("fixed_id")

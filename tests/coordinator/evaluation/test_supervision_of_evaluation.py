@@ -101,6 +101,16 @@ def test_other_tasks_in_the_configuration_measure_the_yardstick_again(fleet, reg
     assert changed.next() == 0
 
 
+def test_a_yardstick_of_other_scenes_is_measured_again_before_it_decides(fleet, registry, jobs, add_versions):
+    jobs.finish(0, answer(1))
+    add_versions(2)
+    settings = fleet.evaluation.model_copy(update={"seed0": 7})
+    changed = EvaluationJobs(fleet.model_copy(update={"evaluation": settings}), registry)
+    changed.finish(2, answer(4))
+    assert registry.versions.decision(2).state == "candidate"
+    assert changed.next() == 0
+
+
 def test_without_tasks_nothing_is_evaluated(fleet, registry):
     settings = fleet.evaluation.model_copy(update={"tasks": ()})
     assert EvaluationJobs(fleet.model_copy(update={"evaluation": settings}), registry).next() is None

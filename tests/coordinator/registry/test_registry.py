@@ -75,7 +75,9 @@ def test_versions_can_be_computed_again_from_the_folders_alone(registry, fleet, 
         next_version(registry, fleet, make_update, base=base)
     assert registry.newest() == 3
     for number in (1, 2, 3):
-        assert recompute(registry, number) == registry.versions.manifest(number).tensors_digest
+        assert (
+            digest(recompute(registry, number).tensors) == registry.versions.manifest(number).tensors_digest
+        )
     assert registry.index.staleness_histogram() == {0: 2, 1: 4}
 
 
@@ -97,6 +99,15 @@ def test_an_update_changed_afterwards_is_noticed(registry, fleet, make_update):
     update = registry.versions.manifest(1).contributions[0].update_id
     _, other = make_update(seed=99)
     (fleet.state / "updates" / update / "delta.bin").write_bytes(other)
+    assert not verify(registry, 1)
+
+
+def test_a_server_state_changed_afterwards_is_noticed(registry, fleet, make_update):
+    next_version(registry, fleet, make_update)
+    file = registry.versions.path(1) / "server_state.safetensors"
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
     assert not verify(registry, 1)
 
 
@@ -131,7 +142,7 @@ def test_a_rule_recorded_before_there_was_a_choice_is_the_mean_with_nesterov(reg
     old = {"staleness_exponent": 0.5, "momentum": 0.8, "learning_rate": 0.7, "buffer_size": 2}
     file.write_bytes(save(state, metadata={"rule": json.dumps(old)}))
     assert registry.versions.server_state(1)[1] == rule == RULE
-    assert recompute(registry, 1) == registry.versions.manifest(1).tensors_digest
+    assert digest(recompute(registry, 1).tensors) == registry.versions.manifest(1).tensors_digest
 
 
 def test_opening_again_finds_everything_without_the_index(registry, fleet, make_update):
