@@ -16,6 +16,8 @@ STILL = 0.8
 """Units about where it stands that count as standing still: nine encoder counts; hands at rest tremble."""
 PAUSE_S = 0.3
 """Seconds without any change from which on it is a pause, not the encoders' resolution."""
+GRIPPERS = ("gripper", "jaw", "claw", "finger")
+"""What is in the names that people give to the joint that closes on things."""
 LEVEL = {"shoulder_pan", "wrist_roll"}
 """Joints that turn about an axis on which the arm's weight does not pull: they settle within a unit of their
 goal. The others sag by several."""
@@ -140,4 +142,4 @@ def _joint(index: int, name: str) -> Joint:
     plain = plain_name(name)
     known = plain in JOINTS
     shown = f"joint {index + 1} ({name.removesuffix('.pos')})" if name else f"joint {index + 1}"
-    return Joint(index, shown, known, "gripper" in plain, plain in LEVEL)
+    return Joint(index, shown, known, any(word in plain for word in GRIPPERS), plain in LEVEL)

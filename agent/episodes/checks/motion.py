@@ -143,8 +143,9 @@ def shaking(e: Evidence, limit: float) -> Iterator[Finding]:
 def state_frozen(e: Evidence, limit: float) -> Iterator[Finding]:
     """All joints repeat exactly for a third of a second and more while the action goes on: a dead stream.
 
-    In real motion the action travels 1.3 units during such a pause. Threshold: units of action, for a pause
-    of 0.35 s in which the action does not stand still as well; the lag is taken out.
+    In real motion the action travels 1.3 units during such a pause; the gripper's does not count, since it
+    may close on something. Threshold: units of action, for a pause of 0.35 s in which the action does not
+    stand still as well; the lag is taken out.
     """
     lag = e.following.frames if e.following else round(0.13 * e.fps)
     found = _asleep(e, lag, round(0.35 * e.fps))
@@ -223,9 +224,10 @@ def _asleep(e: Evidence, lag: int, least: int) -> tuple[int, int, float] | None:
     if e.state.shape != e.action.shape or e.rows < least + 2:
         return None
     same = (np.abs(np.diff(e.state, axis=0)) <= 1e-6).all(axis=1) & ~e.idle[1:]
+    arm = e.action[:, [joint.index for joint in e.joints if not joint.gripper]]
     found = []
     for start, length in runs(same):
-        part = e.action[max(0, start - lag) : max(0, start - lag) + length + 1]
+        part = arm[max(0, start - lag) : max(0, start - lag) + length + 1]
         if length >= least:
             found.append((start, length + 1, float(np.ptp(part, axis=0).max(initial=0))))
     return max(found, key=lambda stretch: stretch[2], default=None)

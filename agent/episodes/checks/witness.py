@@ -31,8 +31,8 @@ LEAST_REST = 10
 EXACT_SHARE = 0.5
 """Of the frames of a still stretch that must repeat exactly where noise can't tell: real ones have 0.64 to 1
 once the encoder has settled."""
-UNSEEN_JOINTS = ("gripper", "wrist_roll")
-"""Joints that a camera need not see moving."""
+UNSEEN_JOINT = "wrist_roll"
+"""A camera need not see it moving, nor the gripper."""
 BLIND = 8.0
 """Grey levels: a camera that shows less than this when the arm moves as fast elsewhere does not see it."""
 NEW_SHARE = 0.35
@@ -157,7 +157,7 @@ def _good(fit: Fit, explained: float, gain: float) -> bool:
 
 
 def _seen_joints(e: Evidence) -> list[int]:
-    return [joint.index for joint in e.joints if not any(name in joint.name for name in UNSEEN_JOINTS)]
+    return [joint.index for joint in e.joints if not (joint.gripper or UNSEEN_JOINT in joint.name)]
 
 
 def _dead(sight: Sight, state: np.ndarray, arm: list[int], least: int) -> list[tuple[int, int, float]]:
