@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 import uvicorn
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
+from flwr.common.constant import Status, SubStatus
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
@@ -24,6 +26,7 @@ from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 
 from agent.exchange import executor as module
+from agent.exchange import task as task_module
 from agent.exchange.client_app import FIELD, NOT_NOW, RECORD, REFUSED, make_app
 from agent.exchange.executor import Executor
 from shared.files import sha256
@@ -32,6 +35,9 @@ SECRET = b"shared by SuperNode and executor"
 RUN_ID, NODE_ID = 7, 11
 FAB = b"code that must never be installed"
 FAB_HASH = sha256(FAB)
+
+type Make = Callable[..., tuple[Executor, list[tuple[str, str]]]]
+"""Makes an executor and the list of the states that it tells."""
 
 
 class SuperNodeStandIn:
@@ -79,15 +85,21 @@ class SuperNodeStandIn:
         context = Context(RUN_ID, NODE_ID, {}, RecordDict(), {}, series_id=1)
         self.state.set_run_series_context(1, context)
 
-    def deliver(self, content: bytes) -> None:
-        """A message as the SuperNode stores it after it came from the SuperLink."""
+    def deliver(self, content: bytes, whole: bool = True) -> int:
+        """A message as the SuperNode stores it after it came from the SuperLink; the id of its task.
+
+        Not `whole`: as it stands when its run ends while the SuperNode fetches its objects.
+        """
         message = outgoing(RecordDict({RECORD: ConfigRecord({FIELD: content})}))
         message.metadata.__dict__["_message_id"] = message.object_id
-        assert self.state.create_task(task_type=TaskType.CLIENT_APP, run_id=RUN_ID, fab_hash=FAB_HASH)
+        task_id = self.state.create_task(task_type=TaskType.CLIENT_APP, run_id=RUN_ID, fab_hash=FAB_HASH)
+        assert task_id is not None
         self.store.preregister(RUN_ID, get_object_tree(message))
         self.state.store_message(message)
-        for object_id, item in get_all_nested_objects(message).items():
-            self.store.put(object_id, item.deflate())
+        if whole:
+            for object_id, item in get_all_nested_objects(message).items():
+                self.store.put(object_id, item.deflate())
+        return task_id
 
     def replies(self) -> list[Message]:
         return list(self.state.get_messages_legacy(is_reply=True))
@@ -134,41 +146,58 @@ def app_that(answer: Callable[[bytes], bytes]) -> ClientApp:
     return app
 
 
-def make(port: int, app: ClientApp, secret: bytes = SECRET) -> tuple[Executor, list[tuple[str, str]]]:
-    states: list[tuple[str, str]] = []
-    return Executor(port, secret, app, lambda state, reason: states.append((state, reason))), states
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def make(port: int, app: ClientApp, secret: bytes = SECRET) -> tuple[Executor, list[tuple[str, str]]]:
+        states: list[tuple[str, str]] = []
+
+        def tell(state: str, reason: str) -> None:
+            states.append((state, reason))
+
+        return Executor(port, secret, app, tmp_path, tell), states
+
+    return make
+
+
+def step(executor: Executor) -> None:
+    """Take a message and see it through."""
+    task = executor.step()
+    assert task is not None
+    assert task.join(30)
 
 
 def test_messages_are_answered_by_the_installed_app_and_nothing_is_installed(
-    supernode: SuperNodeStandIn, monkeypatch: pytest.MonkeyPatch
+    supernode: SuperNodeStandIn, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("the shipped app must not be installed")
 
     monkeypatch.setattr("flwr.supernode.runtime.run_clientapp.install_from_fab", forbidden)
     executor, _ = make(supernode.port, app_that(lambda body: body[::-1]))
-    assert executor.step() is False
+    assert executor.step() is None
     for content in (b"first", b"x" * 3_000_000):
         supernode.deliver(content)
-        assert executor.step() is True
+        step(executor)
         (reply,) = supernode.replies()
         assert not reply.has_error()
         assert content[::-1] in supernode.content(reply)
 
 
-def test_app_that_fails_gives_an_error_reply_without_its_text(supernode: SuperNodeStandIn) -> None:
+def test_app_that_fails_gives_an_error_reply_without_its_text(
+    supernode: SuperNodeStandIn, make: Make
+) -> None:
     def crash(_: bytes) -> bytes:
         raise ValueError("/home/mia/secret")
 
     executor, _ = make(supernode.port, app_that(crash))
     supernode.deliver(b"x")
-    assert executor.step() is True
+    step(executor)
     (reply,) = supernode.replies()
     assert reply.error.reason == "ValueError"
 
 
 def test_reply_that_cannot_be_pushed_leaves_the_task_open(
-    supernode: SuperNodeStandIn, monkeypatch: pytest.MonkeyPatch
+    supernode: SuperNodeStandIn, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A task reported as failed without a reply would block the SuperNode for ever."""
     finished: list[str] = []
@@ -176,15 +205,81 @@ def test_reply_that_cannot_be_pushed_leaves_the_task_open(
     def broken(*_: Any) -> None:
         raise httpx.ReadError("gone")
 
-    monkeypatch.setattr(module, "push_message", broken)
-    monkeypatch.setattr(module, "push_task_output", lambda *_: finished.append("told"))
+    monkeypatch.setattr(task_module, "push_message", broken)
+    monkeypatch.setattr(task_module, "push_task_output", lambda *_: finished.append("told"))
     executor, _ = make(supernode.port, app_that(lambda body: body))
     supernode.deliver(b"x")
-    assert executor.step() is True
+    step(executor)
     assert finished == []
 
 
-def test_wrong_secret_is_said_and_does_not_end_the_process(supernode: SuperNodeStandIn) -> None:
+def test_message_whose_run_ended_while_it_was_fetched_does_not_stand_in_the_way(
+    supernode: SuperNodeStandIn, make: Make
+) -> None:
+    """A stock SuperNode leaves such a message half-stored and goes on with the next run's."""
+    executor, _ = make(supernode.port, app_that(lambda body: body))
+    dead = supernode.deliver(b"never whole", whole=False)
+    stuck = executor.step()
+    assert stuck is not None
+    assert not stuck.join(0.5)
+    supernode.deliver(b"next")
+    step(executor)
+    (reply,) = supernode.replies()
+    assert b"next" in supernode.content(reply)
+    assert stuck.join(30)
+    (task,) = supernode.state.get_tasks(task_ids=[dead])
+    assert task.status.sub_status == SubStatus.FAILED
+
+
+def test_executor_that_stops_gives_up_a_message_that_is_not_whole(
+    supernode: SuperNodeStandIn, make: Make
+) -> None:
+    executor, _ = make(supernode.port, app_that(lambda body: body))
+    dead = supernode.deliver(b"never whole", whole=False)
+    run_until(executor, lambda: supernode.state.get_tasks(task_ids=[dead])[0].status.status == Status.RUNNING)
+    assert supernode.state.get_tasks(task_ids=[dead])[0].status.sub_status == SubStatus.FAILED
+
+
+def test_reply_that_a_killed_executor_was_pushing_is_pushed_to_its_end_by_the_next(
+    supernode: SuperNodeStandIn, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill is a stand-in, as its instant can't be hit: the first executor pushes no object."""
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise RuntimeError("killed")
+
+    executor, _ = make(supernode.port, app_that(lambda body: body[::-1]))
+    supernode.deliver(b"first")
+    with monkeypatch.context() as patch:
+        patch.setattr("flwr.supernode.runtime.run_clientapp.push_objects", killed)
+        step(executor)
+    (reply,) = supernode.replies()
+    assert supernode.content(reply) == b"", "the SuperNode now waits for the rest"
+    again, _ = make(supernode.port, app_that(lambda body: body[::-1]))
+    assert again.step() is None
+    assert b"tsrif" in supernode.content(reply)
+    supernode.deliver(b"second")
+    step(again)
+    (reply,) = supernode.replies()
+    assert b"dnoces" in supernode.content(reply)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not an envelope"])
+def test_kept_reply_that_nobody_waits_for_is_dropped(
+    supernode: SuperNodeStandIn, make: Make, tmp_path: Path, damage: bytes
+) -> None:
+    kept = tmp_path / module.KEPT
+    if damage:
+        kept.write_bytes(damage)
+    else:
+        context = Context(RUN_ID, NODE_ID, {}, RecordDict(), {})
+        task_module.keep_reply(kept, "a token of long ago", outgoing(RecordDict({})), context)
+    executor, _ = make(supernode.port, app_that(lambda body: body))
+    assert executor.step() is None
+    assert not kept.exists()
+
+
+def test_wrong_secret_is_said_and_does_not_end_the_process(supernode: SuperNodeStandIn, make: Make) -> None:
     executor, states = make(supernode.port, app_that(lambda body: body), b"another secret")
     supernode.deliver(b"x")
     with pytest.raises(httpx.HTTPStatusError) as caught:
@@ -194,7 +289,7 @@ def test_wrong_secret_is_said_and_does_not_end_the_process(supernode: SuperNodeS
     assert states[0][0] == "away"
 
 
-def test_supernode_that_comes_back_is_noticed(supernode: SuperNodeStandIn) -> None:
+def test_supernode_that_comes_back_is_noticed(supernode: SuperNodeStandIn, make: Make) -> None:
     executor, states = make(supernode.port, app_that(lambda body: body))
     run_until(executor, lambda: ("answering", "") in states)
     supernode.stop()
@@ -215,10 +310,10 @@ def run_until(executor: Executor, condition: Callable[[], bool], limit_s: float 
     assert not thread.is_alive()
 
 
-def test_agent_that_is_away_gives_not_now(supernode: SuperNodeStandIn, tmp_path: Any) -> None:
+def test_agent_that_is_away_gives_not_now(supernode: SuperNodeStandIn, make: Make, tmp_path: Path) -> None:
     executor, _ = make(supernode.port, make_app(tmp_path / "no.sock"))
     supernode.deliver(b"x")
-    executor.step()
+    step(executor)
     (reply,) = supernode.replies()
     assert (reply.error.code, reply.error.reason) == (NOT_NOW, "not now")
 
@@ -233,9 +328,9 @@ def test_agent_that_refuses_keeps_its_reason_to_itself(supernode: SuperNodeStand
 
 
 def test_dead_supernode_costs_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_S", 0.3)
-    client = module.runtime_client(1)
+    monkeypatch.setattr(task_module, "RETRY_S", 0.3)
+    client = task_module.runtime_client(1)
     started = time.monotonic()
     with pytest.raises(httpx.ConnectError):
-        client.SendTaskHeartbeat(module.SendTaskHeartbeatRequest())
+        client.SendTaskHeartbeat(task_module.SendTaskHeartbeatRequest())
     assert time.monotonic() - started < 10
