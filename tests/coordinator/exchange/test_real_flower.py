@@ -185,7 +185,7 @@ def station(config: AgentConfig):
 
     secret = (config.enrolment_dir / SECRET).read_bytes()
     executor = Executor(
-        config.exchange.supernode_port, secret, make_app(config.node.socket), lambda state, reason: None
+        config.exchange.supernode_port, secret, make_app(config.node.socket), state, lambda *_: None
     )
     threads = [
         threading.Thread(target=serve_agent, daemon=True),
