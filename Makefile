@@ -11,9 +11,13 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export MUJOCO_GL ?= egl
 export OMP_WAIT_POLICY := PASSIVE
 
-# Tests with virtual arms in real time have the machine, and a process, to themselves. A machine that stands still
-# for a moment fails them: those that failed run once more, and the log shows both.
+# Tests with virtual arms in real time have the machine, and a process, to themselves; the others share the cores.
+# A machine that stands still for a moment fails what measures time: tests that failed run once more, by themselves,
+# and the log shows both.
 REAL_TIME := tests/e2e tests/sim tests/agent/robot
+OTHERS := $(addprefix --ignore=,$(REAL_TIME))
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+ONCE_MORE := --last-failed --last-failed-no-failures none
 
 .PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
 
@@ -30,9 +34,8 @@ test: install ## ruff, mypy, all tests (slow ones included); one command on a fr
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(REAL_TIME) || \
-	OMP_NUM_THREADS=1 $(PY) -m pytest --last-failed --last-failed-no-failures none $(REAL_TIME)
-	OMP_NUM_THREADS=1 $(PY) -m pytest $(addprefix --ignore=,$(REAL_TIME))
+	$(PYTEST) $(REAL_TIME) || $(PYTEST) $(ONCE_MORE) $(REAL_TIME)
+	$(PYTEST) --numprocesses logical --maxprocesses 4 --dist loadfile $(OTHERS) || $(PYTEST) $(ONCE_MORE) $(OTHERS)
 
 lint: install ## ruff and mypy only
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy

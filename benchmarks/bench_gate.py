@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -230,13 +231,13 @@ def ask_peer(peer: Peer, corpus: Path, results: list[Result], say: Callable[[str
             [f"{peer.key}_{figure}" for figure in ("defects_found", "sound_refused", "seconds_per_episode")]
         )
     watch = Stopwatch()
-    for at, result in enumerate(results, 1):
-        with watch.over(len(result.case.paths)):
-            opinions = [peer.ask(corpus / path) for path in result.case.paths]
-        said = frozenset[str]().union(*(opinion.said for opinion in opinions))
-        result.peers[peer.name] = Opinion(said, any(opinion.rejected for opinion in opinions))
-        if at % 20 == 0:
-            say(f"{peer.name}: {at} of {len(results)} cases")
+    episodes = sum(len(result.case.paths) for result in results)
+    with watch.over(episodes), ThreadPoolExecutor(os.cpu_count()) as pool:  # its answers take seconds each
+        answers = pool.map(lambda result: _opinion(peer, corpus, result.case), results)
+        for at, (result, opinion) in enumerate(zip(results, answers, strict=True), 1):
+            result.peers[peer.name] = opinion
+            if at % 20 == 0:
+                say(f"{peer.name}: {at} of {len(results)} cases")
     defects = [result for result in results if result.case.kind == "defect"]
     sound = [result for result in results if result.case.kind == "sound"]
     return {
@@ -244,6 +245,12 @@ def ask_peer(peer: Peer, corpus: Path, results: list[Result], say: Callable[[str
         f"{peer.key}_sound_refused": sum(result.peers[peer.name].rejected for result in sound),
         f"{peer.key}_seconds_per_episode": watch.per_episode,
     }
+
+
+def _opinion(peer: Peer, corpus: Path, case: Case) -> Opinion:
+    opinions = [peer.ask(corpus / path) for path in case.paths]
+    said = frozenset[str]().union(*(opinion.said for opinion in opinions))
+    return Opinion(said, any(opinion.rejected for opinion in opinions))
 
 
 def measure(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:

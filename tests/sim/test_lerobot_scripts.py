@@ -1,10 +1,9 @@
-"""LeRobot's own commands, unmodified, on the virtual workstation."""
+"""LeRobot's own commands, unmodified, on the virtual workstation (`lerobot-calibrate` is in
+tests/agent/robot/test_calibrating_beside_lerobot.py)."""
 
-import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -89,59 +88,3 @@ def test_lerobot_record(healed: LaunchedWorkstation, tmp_path: Path) -> None:
     frame = dataset[45]
     assert tuple(frame["observation.images.front"].shape) == (3, 96, 96)
     assert float(frame["observation.images.front"].std()) > 0.02
-
-
-def test_lerobot_calibrate(healed: LaunchedWorkstation, tmp_path: Path) -> None:
-    """A person calibrates the leader: middle, ENTER, every joint through its range, ENTER.
-
-    The last test of the module: the calibration stays in the servos, as it does in real ones.
-    """
-    control = healed.control
-    control.post("/leader/move", {"pose": [0, 0, 0, 0, 0, 50], "seconds": 0.5})
-    process = subprocess.Popen(
-        command(
-            "calibrate",
-            "--teleop.type=so101_leader",
-            f"--teleop.port={healed.folder}/ttyLEADER",
-            "--teleop.id=fresh",
-            f"--teleop.calibration_dir={tmp_path}",
-            PATIENCE[1],
-        ),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=ENVIRONMENT,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        read_until(process, "press ENTER....")
-        process.stdin.write("\n")
-        process.stdin.flush()
-        read_until(process, "MAX")
-        for pose in ([90, 80, 80, 80, 0, 95], [-90, -80, -80, -80, 0, 5]):
-            control.post("/leader/move", {"pose": pose, "seconds": 0.5})
-            healed.wait_until("/demonstration", "running", False)
-            time.sleep(0.8)
-        process.stdin.write("\n")
-        process.stdin.flush()
-        rest = process.stdout.read()
-        assert process.wait(TIMEOUT_S) == 0, rest[-3000:]
-    finally:
-        process.kill()
-    calibration = json.loads((tmp_path / "fresh.json").read_text())
-    for name, joint in calibration.items():
-        if name not in ("wrist_roll", "gripper"):
-            assert joint["range_max"] - joint["range_min"] > 1700, name
-    assert calibration["gripper"]["range_max"] - calibration["gripper"]["range_min"] > 800
-
-
-def read_until(process: subprocess.Popen[str], words: str) -> None:
-    """Reads the output up to `words`, which need not end a line."""
-    assert process.stdout is not None
-    seen = ""
-    while words not in seen:
-        character = process.stdout.read(1)
-        assert character, f"it ended without saying {words!r}: {seen[-3000:]}"
-        seen += character

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 MIDDLE = [0, 0, 0, 0, 0, 50]
 ENDS = ([95, 85, 84, 82, 30, 98], [-93, -86, -83, -84, -20, 3])
-MOVE_S, HELD_S = 0.8, 1.0
+MOVE_S, HELD_S = 0.5, 0.7
 
 
 @pytest.fixture(scope="module")
