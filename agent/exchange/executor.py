@@ -40,8 +40,8 @@ POLL_S = 0.5
 """Pause between two looks for a task; the SuperNode itself asks the SuperLink every 3 s."""
 LONGEST_PAUSE_S = 10.0
 """Pause while the SuperNode is away."""
-END_S = 2.0
-"""How long a message may take to its end when the executor stops."""
+GRACE_S = 2.0
+"""For a message to come to its end when the next is there, or the executor stops."""
 
 
 class Executor:
@@ -80,8 +80,8 @@ class Executor:
             else:
                 pause = POLL_S
                 self._say("answering", "")
-        if self._task is not None and not self._task.join(END_S):
-            self._task.abandon("the executor stops")
+        if self._task is not None:
+            self._task.end("the executor stops", GRACE_S)
 
     def step(self) -> Task | None:
         """Take one task and begin with it, if there is one; what an executor before this one was at comes
@@ -98,7 +98,7 @@ class Executor:
         if not (answer.HasField("task") and answer.token):
             return None
         if self._task is not None:
-            self._task.abandon("the SuperNode goes on with another one; the run of this one has ended")
+            self._task.end("the SuperNode goes on with another one; the run of this one has ended", GRACE_S)
         self._task = Task(self._port, answer.token, self._app, self._kept)
         return self._task
 

@@ -1,7 +1,7 @@
 """One message of the SuperNode in the warm executor: pull it, run the installed ClientApp, push its reply.
 
 Each message has a thread of its own. A stock SuperNode that is asked to give up a message (its run ended
-while it was being fetched) leaves a task whose message never becomes whole; `Task.abandon` ends that one when
+while it was being fetched) leaves a task whose message never becomes whole; `Task.end` ends that one when
 the next is there. And a stock SuperNode waits for ever for a reply of which it was promised more than it got;
 so a reply is kept on disk while it is pushed, and `finish_reply` pushes the rest after the executor was
 killed.
@@ -68,7 +68,7 @@ class Task:
     def __init__(self, port: int, token: str, app: ClientApp, kept: Path) -> None:
         self._client = runtime_client(port, RuntimeTokenHttpInterceptor(token))
         self._token, self._app, self._kept = token, app, kept
-        self._abandoned = False
+        self._given_up = False
         self._thread = threading.Thread(target=self._run, name="task", daemon=True)
         self._thread.start()
 
@@ -77,12 +77,12 @@ class Task:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def abandon(self, reason: str) -> None:
-        """Give the message up, unless it is done, and say so to the SuperNode."""
-        if not self._thread.is_alive():
+    def end(self, reason: str, grace_s: float) -> None:
+        """Wait for the message's end; after `grace_s` it is given up, and the SuperNode told so."""
+        if self.join(grace_s):
             return
         logger.warning("a message was given up: {}", reason)
-        self._abandoned = True
+        self._given_up = True
         push_task_output(self._client, None, SubStatus.FAILED, reason)
         self._client.close()
 
@@ -92,14 +92,14 @@ class Task:
         try:
             message, context, _, _ = pull_task_input(self._client)
             reply, status, details = answer(self._app, message, context)
-            if self._abandoned:
+            if self._given_up:
                 return
             keep_reply(self._kept, self._token, reply, context)
             push_message(self._client, reply, context)
             self._kept.unlink(missing_ok=True)
             push_task_output(self._client, context, status, details)
         except Exception:
-            if not self._abandoned:
+            if not self._given_up:
                 logger.exception("a message could not be carried; the coordinator will ask again")
         finally:
             if heartbeat.is_running:
