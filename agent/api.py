@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from agent.arm import ArmDesk
 from agent.episodes.desk import Change, Import
+from agent.metrics import CONTENT_TYPE, exposition
 from agent.parking import Parking
 from agent.recording import RecordingDesk
 from agent.recording_messages import StartRecording
 from agent.session import Act
+from agent.training.history import History
 from shared.envelope import MAX_BYTES
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
@@ -130,6 +132,10 @@ def make_api(agent: "Agent") -> Starlette:
     async def status(request: Request) -> Response:
         return JSONResponse(agent.status())
 
+    async def metrics(request: Request) -> Response:
+        last = History(agent.config.training_dir).last()
+        return PlainTextResponse(exposition(last), media_type=CONTENT_TYPE)
+
     async def episodes(request: Request) -> Response:
         return JSONResponse({"episodes": agent.index.episodes()})
 
@@ -169,6 +175,7 @@ def make_api(agent: "Agent") -> Starlette:
     return Starlette(
         routes=[
             Route("/status", status),
+            Route("/metrics", metrics),
             Route("/arm", arm_status),
             Route("/recording", look),
             Route("/episodes", episodes),

@@ -144,6 +144,10 @@ class TrainingSection(ConfigModel):
     20 GB hold about twenty demonstrations of 10 s whole and leave most of a small disk free. What does not
     fit trains more slowly; 0 keeps only what training can't do without.
     """
+    tensorboard: AbsolutePath | None = None
+    """Folder for TensorBoard's files (needs the package `tensorboard`); unset: none are written."""
+    wandb_project: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,128}$")
+    """Project at Weights & Biases that gets what is measured of each update; unset: nothing is sent."""
 
 
 class ExchangeSection(ConfigModel):

@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from cli.episodes import app as episodes_app
+from cli.training import app as training_app
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 
@@ -52,6 +53,7 @@ app.add_typer(versions_app, name="versions")
 app.add_typer(arm_app, name="arm")
 app.add_typer(sim_app, name="sim")
 app.add_typer(episodes_app, name="episodes")
+app.add_typer(training_app, name="training")
 
 AgentConfigOption = Annotated[Path, typer.Option("--config", help="agent.toml")]
 CoordinatorConfigOption = Annotated[Path, typer.Option("--config", help="coordinator.toml")]

@@ -39,7 +39,7 @@ def joints(
             _mark(axes, marks, fps)
         all_axes[0].legend(loc="upper right", ncols=2, frameon=False)
         all_axes[-1].set_xlabel("s")
-        return _svg(figure)
+        return svg(figure)
 
 
 def timing(sidecar: Sequence[Mapping[str, Any]], fps: float, marks: Iterable[int]) -> str:
@@ -61,12 +61,20 @@ def timing(sidecar: Sequence[Mapping[str, Any]], fps: float, marks: Iterable[int
             below.legend(loc="upper right", ncols=len(cameras), frameon=False)
         for axes in (above, below):
             _mark(axes, marks, fps)
-        return _svg(figure)
+        return svg(figure)
 
 
 def marked(findings: Iterable[Reason]) -> list[int]:
     """The frames that findings name, each once."""
     return sorted({frame for finding in findings for frame in finding.frames})
+
+
+def svg(figure: Figure) -> str:
+    """`figure` as an element for a page; draw and write it under `STYLE`."""
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    whole = text.getvalue()
+    return whole[whole.index("<svg") :]  # without the XML declaration, which has no place inside a page
 
 
 def _ms(values: Sequence[float | None]) -> np.ndarray:
@@ -76,10 +84,3 @@ def _ms(values: Sequence[float | None]) -> np.ndarray:
 def _mark(axes: Any, marks: Iterable[int], fps: float) -> None:
     for frame in marks:
         axes.axvspan((frame - 0.5) / fps, (frame + 0.5) / fps, color=MARK, alpha=0.35, linewidth=0.8)
-
-
-def _svg(figure: Figure) -> str:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    whole = text.getvalue()
-    return whole[whole.index("<svg") :]  # without the XML declaration, which has no place inside a page

@@ -22,7 +22,7 @@ FORMAT = 1
 class Progress(BaseModel):
     """How far training is."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
     format: int = FORMAT
     update_id: str
@@ -41,9 +41,32 @@ class Progress(BaseModel):
     loss_sums: dict[str, float] = {}
     """Sum over samples of the training loss, per task."""
     loss_counts: dict[str, int] = {}
+    gradient_norm_sum: float = 0.0
+    """Over steps, before clipping."""
+    gradient_norm_max: float = 0.0
+    peak_memory: int = 0
+    """Bytes; the most that any process took that worked on this update."""
+    peak_gpu_memory: int = 0
     seconds: float = 0.0
     delivered: bool = False
     """The update lies in the outbox; only the optimiser's moments are still of use."""
+
+    def after_step(self, losses: Mapping[str, tuple[float, int]], norm: float, seconds: float) -> "Progress":
+        """One step further: what `Loop.step` gave, and how long it took."""
+        sums, counts = dict(self.loss_sums), dict(self.loss_counts)
+        for task, (total, count) in losses.items():
+            sums[task] = sums.get(task, 0.0) + total
+            counts[task] = counts.get(task, 0) + count
+        return self.model_copy(
+            update={
+                "step": self.step + 1,
+                "loss_sums": sums,
+                "loss_counts": counts,
+                "gradient_norm_sum": self.gradient_norm_sum + norm,
+                "gradient_norm_max": max(self.gradient_norm_max, norm),
+                "seconds": self.seconds + seconds,
+            }
+        )
 
 
 State = dict[str, dict[str, torch.Tensor]]

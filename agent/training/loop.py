@@ -9,11 +9,12 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from peft import PeftModel
 
 from agent.training.checkpoint import State
-from agent.training.loss import draw, flow_matching_loss
+from agent.training.loss import draw, flow_matching_loss, sample_actions
 from agent.training.samples import Batch, Samples, rows_of_step
 from shared.errors import ArmfleetError
 from shared.policy.adapter import adapter_parameters
@@ -21,6 +22,8 @@ from shared.recipe import Recipe
 
 EVAL_FRAMES = 32
 """Frames per task on which the held-out loss is measured after each update."""
+ACTION_FRAMES = 8
+"""Frames per task on which actions are sampled; one costs about as much as ten for the loss (`num_steps`)."""
 
 
 class Loop:
@@ -50,8 +53,11 @@ class Loop:
         for group in self._optimiser.param_groups:
             group["lr"] = learning_rate
 
-    def step(self, samples: Samples, number: int) -> dict[str, tuple[float, int]]:
-        """Do step `number`; (sum of losses, frames) per task.
+    def step(self, samples: Samples, number: int) -> tuple[dict[str, tuple[float, int]], float]:
+        """Do step `number`.
+
+        Returns:
+            (sum of losses, frames) per task; L2 norm of the gradient before clipping.
 
         Raises:
             ArmfleetError: the loss is not finite; the parameters are unchanged.
@@ -69,9 +75,9 @@ class Loop:
             )
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._named.values(), self._recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self._recipe.clip)
         self._optimiser.step()
-        return _per_task(samples.tasks, batch.task, losses.detach())
+        return _per_task(samples.tasks, batch.task, losses.detach()), float(norm)
 
     @torch.no_grad()
     def evaluate(self, samples: Samples) -> dict[str, float]:
@@ -80,6 +86,18 @@ class Loop:
         for task in samples.tasks:
             losses = self._loss(samples.batch(samples.spread(task, EVAL_FRAMES)), 1, seed=0)
             result[task] = float(losses.mean())
+        return result
+
+    @torch.no_grad()
+    def action_errors(self, samples: Samples) -> dict[str, float]:
+        """Mean squared error per task of sampled actions against the recorded ones, over the whole chunk, in
+        normalised units, on a fixed subset of `samples` from fixed noise: comparable between updates."""
+        result = {}
+        for task in samples.tasks:
+            batch = samples.batch(samples.spread(task, ACTION_FRAMES))
+            noise = self._draw(len(batch.state), 1, seed=0)[0][:, 0].to(batch.state.device)
+            actions = sample_actions(self._policy, batch.prefix, batch.state, noise)
+            result[task] = float(F.mse_loss(actions, batch.action))
         return result
 
     def state(self) -> State:
@@ -116,13 +134,16 @@ class Loop:
         return True
 
     def _loss(self, batch: Batch, draws: int, seed: int) -> torch.Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            noise, time = draw(self._policy, len(batch.state), draws)
+        noise, time = self._draw(len(batch.state), draws, seed)
         device = batch.state.device
         return flow_matching_loss(
             self._policy, batch.prefix, batch.state, batch.action, noise.to(device), time.to(device)
         )
+
+    def _draw(self, rows: int, draws: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return draw(self._policy, rows, draws)
 
 
 def seed_of(*parts: object) -> int:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.policies.common.vla_utils import make_att_2d_masks
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, VLAFlowMatching
 from lerobot.utils.constants import OBS_IMAGES
@@ -113,6 +114,25 @@ def flow_matching_loss(
     velocity = flow.denoise_step(valid, cache, t * flat_noise + (1 - t) * padded, flat_time)
     squared = F.mse_loss(flat_noise - padded, velocity, reduction="none")[..., :width]
     return squared.mean(dim=(1, 2)).unflatten(0, (-1, draws)).mean(1)
+
+
+@torch.no_grad()
+def sample_actions(policy: SmolVLAPolicy, prefix: Prefix, state: Tensor, noise: Tensor) -> Tensor:
+    """The chunk that the policy would execute: LeRobot's own denoising, from the stored prefix.
+
+    Args:
+        state: (B, state dim) normalised.
+        noise: (B, chunk, padded action dim) standard normal.
+
+    Returns:
+        (B, chunk, action dim) normalised, float32.
+    """
+    flow: VLAFlowMatching = policy.model
+    cache, valid = _with_state(policy, prefix, policy.prepare_state({"observation.state": state}))
+    actions = euler_integrate(
+        lambda x, time: flow.denoise_step(valid, cache, x, time), noise, flow.config.num_steps
+    )
+    return actions[..., : policy.config.action_feature.shape[0]]
 
 
 def draw(policy: SmolVLAPolicy, rows: int, draws: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ with the same update: same id, same bytes.
 import time
 import uuid
 from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,15 @@ from agent.training.cache import TrainingCache
 from agent.training.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from agent.training.data import Episode, EpisodeFolder, Split
 from agent.training.loop import Loop
+from agent.training.memory import PeakMemory
+from agent.training.parameters import number_of, write_trainable
 from agent.training.samples import Samples
-from agent.training.update import Update, make_update
+from agent.training.update import Measured, Update, make_update
 from shared.adapters import Tensors
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import remove_in_progress
-from shared.policy.adapter import add_adapter, remove_adapter, set_tensors
+from shared.policy.adapter import adapter_parameters, add_adapter, remove_adapter, set_tensors
 from shared.policy.base import load_base, load_processors
 from shared.policy.digest import base_digest
 from shared.recipe import Recipe
@@ -85,7 +88,8 @@ class LocalTrainer:
         self._cache = TrainingCache(
             state_dir, self._base_digest, self._policy, self._preprocess, int(cache_gb * 1e9)
         )
-        self._checkpoint = state_dir / CHECKPOINT
+        self._folder, self._checkpoint = state_dir, state_dir / CHECKPOINT
+        self._memory = PeakMemory(device)
         self._node, self._device = node, device
         self._duty_cycle, self._checkpoint_s = duty_cycle, checkpoint_s
         self._model: PeftModel | None = None
@@ -176,14 +180,15 @@ class LocalTrainer:
         on_step: OnStep | None,
     ) -> Update:
         steps = progress.recipe.steps
+        self._memory.reset()
         self._save(loop, progress, start)
         self._cache.serve(split, progress.prefixes)
         samples = self._samples_of(split, "train")
         saved = time.monotonic()
         while progress.step < steps:
             began = time.monotonic()
-            losses = loop.step(samples, progress.first_step + progress.step)
-            progress = _advance(progress, losses, time.monotonic() - began)
+            losses, norm = loop.step(samples, progress.first_step + progress.step)
+            progress = progress.after_step(losses, norm, time.monotonic() - began)
             if on_step is not None:
                 total, count = (sum(x) for x in zip(*losses.values(), strict=True))
                 on_step(progress.step, steps, total / count)
@@ -191,15 +196,24 @@ class LocalTrainer:
                 self._save(loop, progress, start)
                 saved = time.monotonic()
             self._pause(time.monotonic() - began)
-        held_out = loop.evaluate(self._samples_of(split, "eval")) if split.eval else {}
+        measured = self._measure(loop, split)
         now = {name: tensor.cpu() for name, tensor in loop.state()["now"].items()}
         delta = {name: (now[name] - start[name]).numpy() for name in now}
         calibrations = {episode.calibration for episode in split.train}
-        update = make_update(progress, self._node, delta, len(samples), held_out, calibrations)
+        progress = self._with_peak(progress)
+        update = make_update(progress, self._node, delta, len(samples), measured, calibrations)
         if deliver is not None:
             deliver(update)
         self._save(loop, progress.model_copy(update={"delivered": True}), start)
         return update
+
+    def _measure(self, loop: Loop, split: Split) -> Measured:
+        trainable = number_of(adapter_parameters(self._required_model()))
+        if not split.eval:
+            return Measured(datetime.now(UTC), {}, {}, trainable)
+        samples = self._samples_of(split, "eval")
+        losses, errors = loop.evaluate(samples), loop.action_errors(samples)
+        return Measured(datetime.now(UTC), losses, errors, trainable)
 
     def _prepare(self, recipe: Recipe) -> Loop:
         """The loop for `recipe`, with the moments of the node's previous update where they fit."""
@@ -210,6 +224,7 @@ class LocalTrainer:
             self._model = add_adapter(self._policy, recipe)
             self._policy.eval()  # no dropout anywhere, and frozen layers stay as they are
             self._loop, self._recipe = Loop(self._policy, self._model, recipe, self._node), recipe
+            write_trainable(self._folder, adapter_parameters(self._model), self._model)
             if self._last is not None and not self._loop.restore(self._last[1], parameters=False):
                 logger.info("the recipe has other modules than the last one: the optimiser starts afresh")
         return self._loop
@@ -258,25 +273,19 @@ class LocalTrainer:
         return self._samples[key]
 
     def _save(self, loop: Loop, progress: Progress, start: dict[str, torch.Tensor]) -> None:
-        state = loop.state() | {"start": start}
+        progress, state = self._with_peak(progress), loop.state() | {"start": start}
         save_checkpoint(self._checkpoint, progress, state)
         self._last = (progress, state)
+
+    def _with_peak(self, progress: Progress) -> Progress:
+        """`progress` with the highest memory so far, an earlier process of the same update included."""
+        return progress.model_copy(
+            update={
+                "peak_memory": max(progress.peak_memory, self._memory.resident()),
+                "peak_gpu_memory": max(progress.peak_gpu_memory, self._memory.on_gpu()),
+            }
+        )
 
     def _pause(self, step_s: float) -> None:
         if self._duty_cycle < 1:
             time.sleep(min(step_s * (1 / self._duty_cycle - 1), MAX_PAUSE_S))
-
-
-def _advance(progress: Progress, losses: dict[str, tuple[float, int]], seconds: float) -> Progress:
-    sums, counts = dict(progress.loss_sums), dict(progress.loss_counts)
-    for task, (total, count) in losses.items():
-        sums[task] = sums.get(task, 0.0) + total
-        counts[task] = counts.get(task, 0) + count
-    return progress.model_copy(
-        update={
-            "step": progress.step + 1,
-            "loss_sums": sums,
-            "loss_counts": counts,
-            "seconds": progress.seconds + seconds,
-        }
-    )

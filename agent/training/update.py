@@ -1,30 +1,47 @@
 """An update: what a node has learnt since a version, and its folder in the outbox."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from agent.training.checkpoint import Progress
+from agent.training.history import UpdateRecord
 from shared.codec import encode
 from shared.files import durable_folder, sha256
 from shared.messages import UpdateHeader
 
 HEADER, DELTA = "header.json", "delta.bin"
 _METRIC_LENGTH = 41
-MAX_CALIBRATIONS = 64
+MAX_CALIBRATIONS = MAX_METRICS = 64
 """As many as `shared.messages.UpdateHeader` lets pass."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """header: What it is. delta: The encoded change of the adapter (`shared.codec`)."""
+    """header: What it is. delta: The encoded change of the adapter (`shared.codec`). record: What was
+    measured, for this workstation; what of it may leave is in the header."""
 
     header: UpdateHeader
     delta: bytes
+    record: UpdateRecord
+
+
+@dataclass(frozen=True)
+class Measured:
+    """After the last step: `eval_loss` and `action_mse` per task on evaluation episodes, empty without any;
+    `trainable`, how many numbers trained."""
+
+    finished: datetime
+    eval_loss: Mapping[str, float]
+    action_mse: Mapping[str, float]
+    trainable: int
 
 
 def make_update(
@@ -32,7 +49,7 @@ def make_update(
     node: str,
     delta: Mapping[str, np.ndarray],
     examples: int,
-    held_out: Mapping[str, float],
+    measured: Measured,
     calibrations: Iterable[str] = (),
 ) -> Update:
     """Encode a finished update.
@@ -40,16 +57,30 @@ def make_update(
     Args:
         delta: Change of each adapter tensor, float32.
         examples: Frames that training could draw from.
-        held_out: Loss per task on evaluation episodes.
         calibrations: Digests with which the training episodes were recorded; empty ones are left out.
 
     Raises:
         ArmfleetError: UPDATE_REFUSED: the change is not finite.
     """
     data = encode(delta)
-    metrics = {metric_name("eval_loss_", task): value for task, value in held_out.items()}
-    if held_out:
-        metrics["eval_loss"] = float(np.mean(list(held_out.values())))
+    record = UpdateRecord(
+        update=progress.update_id,
+        version=progress.base_version,
+        finished=measured.finished,
+        steps=progress.step,
+        total_steps=progress.first_step + progress.step,
+        examples=examples,
+        seconds=round(progress.seconds, 3),
+        learning_rate=progress.learning_rate,
+        train_loss={t: progress.loss_sums[t] / progress.loss_counts[t] for t in sorted(progress.loss_sums)},
+        eval_loss=dict(measured.eval_loss),
+        action_mse=dict(measured.action_mse),
+        gradient_norm=progress.gradient_norm_sum / progress.step,
+        gradient_norm_max=progress.gradient_norm_max,
+        trainable_parameters=measured.trainable,
+        peak_memory_bytes=progress.peak_memory,
+        peak_gpu_memory_bytes=progress.peak_gpu_memory,
+    )
     header = UpdateHeader(
         id=progress.update_id,
         node=node,
@@ -58,12 +89,24 @@ def make_update(
         sha256=sha256(data),
         examples=examples,
         steps=progress.step,
-        losses={t: progress.loss_sums[t] / progress.loss_counts[t] for t in sorted(progress.loss_sums)},
-        metrics=metrics,
+        losses=record.train_loss,
+        metrics=metrics_of(record),
         calibrations=sorted(set(filter(None, calibrations)))[:MAX_CALIBRATIONS],
-        seconds=round(progress.seconds, 3),
+        seconds=record.seconds,
     )
-    return Update(header, data)
+    return Update(header, data, record)
+
+
+def metrics_of(record: UpdateRecord) -> dict[str, float]:
+    """What the header says of `record` besides its losses: numbers for the whole update first, then as many
+    tasks as have room. What overflowed is left out: it is worth no update."""
+    per_task = {
+        metric_name(f"{name}_", task): value
+        for name in ("eval_loss", "action_mse")
+        for task, value in record.per_task.get(name, {}).items()
+    }
+    finite = ((name, x) for name, x in (record.scalars | per_task).items() if math.isfinite(x))
+    return dict(islice(finite, MAX_METRICS))
 
 
 def metric_name(prefix: str, task: str) -> str:

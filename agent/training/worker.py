@@ -5,13 +5,15 @@ Requests   train{version, folder, recipe, learning_rate} -> {started, update}
 Events     ready | progress{update, step, steps, loss} | update{id} | failed{what, kept, do, code}
 
 Lowest CPU and I/O priority. SIGKILL is the ordinary way to stop it: on the next start an unfinished update
-goes on from its checkpoint. `update` is said after the update's folder got its name in the outbox.
+goes on from its checkpoint. `update` is said after the update's folder got its name in the outbox and its
+measurements their line in the history.
 """
 
 import argparse
 import os
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from loguru import logger
 
 from agent.config import AgentConfig, load_agent_config
 from agent.episodes.held_out import leak_guard
+from agent.training.history import History
+from agent.training.loggers import Logger, make_loggers, write_all
 from agent.training.trainer import LocalTrainer
 from agent.training.update import Update, write_update
 from shared.adapters import read_adapter
@@ -42,10 +46,20 @@ class TrainingWorker:
         trainer: Does the work.
         outbox: Where finished updates go.
         channel: To the daemon.
+        history: Gets a line per update.
+        loggers: Get the same.
     """
 
-    def __init__(self, trainer: LocalTrainer, outbox: Path, channel: WorkerChannel) -> None:
+    def __init__(
+        self,
+        trainer: LocalTrainer,
+        outbox: Path,
+        channel: WorkerChannel,
+        history: History,
+        loggers: Sequence[Logger],
+    ) -> None:
         self._trainer, self._outbox, self._channel = trainer, outbox, channel
+        self._history, self._loggers = history, loggers
         self._lock = threading.Lock()
         self._running: dict[str, Any] | None = None
         self._said = 0.0
@@ -103,14 +117,17 @@ class TrainingWorker:
             self._running = None
             self._channel.emit("failed", **ArmfleetError(f"training failed: {error}").to_dict())
         else:
-            log.bind(update=update.header.id).info(
-                "trained {} steps in {:.1f} s", update.header.steps, update.header.seconds
-            )
+            log.bind(update=update.header.id).info("{}", update.record.in_words())
+            self._loggers = write_all(self._loggers, update.record)
             self._running = None
             self._channel.emit("update", id=update.header.id)
 
     def _deliver(self, update: Update) -> None:
         write_update(self._outbox, update)
+        try:
+            self._history.append(update.record)
+        except OSError as error:  # the update itself is safe
+            logger.bind(update=update.header.id).warning("the history lacks this update: {}", error)
 
     def _on_step(self, step: int, steps: int, loss: float) -> None:
         if self._running is not None:
@@ -158,7 +175,9 @@ def main() -> int:
     lowest_priority()
     channel = WorkerChannel.from_environment()
     try:
-        worker = TrainingWorker(make_trainer(config), config.outbox_dir, channel)
+        loggers = make_loggers(config.training, config.node.name, config.training_dir)
+        history = History(config.training_dir)
+        worker = TrainingWorker(make_trainer(config), config.outbox_dir, channel, history, loggers)
     except ArmfleetError as error:
         logger.error("the trainer can't start: {}", error)
         channel.emit("error", **error.to_dict())

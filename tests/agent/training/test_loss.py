@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from agent.training.loss import draw, embed_images, encode_prefix, flow_matching_loss
+from agent.training.loss import draw, embed_images, encode_prefix, flow_matching_loss, sample_actions
 from shared.policy.adapter import adapter_parameters, add_adapter, set_tensors
 from shared.policy.base import load_base
 from shared.policy.initial import initial_adapter
@@ -81,6 +81,26 @@ def test_several_draws_are_their_mean(model: PeftModel, rows: dict) -> None:
     together = ours(model, rows, noise, time)
     single = torch.stack([lerobots(model, rows, noise[:, d], time[:, d]) for d in range(3)])
     torch.testing.assert_close(together, single.mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_sampled_actions_are_lerobots(model: PeftModel, rows: dict) -> None:
+    policy = model.get_base_model()
+    torch.manual_seed(0)
+    noise = draw(policy, ROWS, 1)[0][:, 0]
+    prefix = encode_prefix(
+        policy, embed_images(policy, {"front": rows["pixels"]}), rows["tokens"], rows["mask"]
+    )
+    got = sample_actions(policy, prefix, rows["state"], noise)
+    batch = {
+        "observation.images.front": rows["pixels"].permute(0, 3, 1, 2).float() / 255,
+        "observation.state": rows["state"],
+        "observation.language.tokens": rows["tokens"],
+        "observation.language.attention_mask": rows["mask"],
+    }
+    with torch.no_grad():
+        want = policy.predict_action_chunk(batch, noise=noise)
+    assert got.shape == (ROWS, 8, 6)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_the_policy_still_embeds_pixels_afterwards(model: PeftModel, rows: dict) -> None:

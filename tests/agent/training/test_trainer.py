@@ -1,6 +1,7 @@
 """Updates: exact resumption, kept moments, throttling, and what is refused."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from agent.training import trainer as trainer_module
 from agent.training.checkpoint import load_checkpoint
 from agent.training.data import Episode, Frames, Split
-from agent.training.update import Update, metric_name, write_update
+from agent.training.update import MAX_METRICS, Update, metric_name, metrics_of, write_update
 from shared.adapters import Tensors
 from shared.codec import decode
 from shared.errors import ArmfleetError
@@ -20,6 +21,14 @@ from shared.files import sha256
 from shared.messages import UpdateHeader
 from shared.policy.initial import initial_adapter
 from shared.recipe import Recipe
+from tests.agent.training.conftest import TASKS
+from tests.agent.training.records import COSTS, made_record
+
+
+def repeatable(update: Update) -> dict[str, float]:
+    """The metrics that two runs of an update share."""
+    assert update.header.metrics.keys() >= {"steps_per_second", "peak_memory_bytes"}
+    return {name: value for name, value in update.header.metrics.items() if name not in COSTS}
 
 
 class Killed(BaseException):
@@ -50,10 +59,39 @@ def test_an_update_is_what_its_header_says(
     assert header.calibrations == ["c" * 64]
     assert set(header.losses) == {"push the red cube to the left", "push the green cube to the right"}
     assert header.metrics["eval_loss_push_the_red_cube_to_the_left"] == header.metrics["eval_loss"]
+    assert header.metrics["action_mse_push_the_red_cube_to_the_left"] == header.metrics["action_mse"] > 0
+    assert 0 < header.metrics["gradient_norm"] < header.metrics["gradient_norm_max"]
+    assert header.metrics["trainable_parameters"] == sum(array.size for array in tensors.values())
+    assert header.metrics["peak_memory_bytes"] > 100e6, "torch alone takes more"
     assert [step for step, _, _ in steps] == [1, 2, 3, 4, 5]
     delta = decode(update.delta, tensors)
     assert all(np.abs(array).max() > 0 for array in delta.values())
     assert json.dumps(header.model_dump(mode="json"))
+
+
+def test_the_record_is_what_the_header_says_with_whole_names(
+    trainer: Callable, tensors: Tensors, recipe: Recipe, tmp_path: Path
+) -> None:
+    trained = trainer(tmp_path)
+    trained.train(tensors, 3, recipe, 2e-3)
+    update = trained.train(tensors, 4, recipe, 1e-3)
+    record = update.record
+    assert (record.update, record.version, record.steps) == (update.header.id, 4, 5)
+    assert (record.total_steps, record.learning_rate) == (10, 1e-3)
+    assert record.train_loss == update.header.losses
+    assert record.eval_loss == {TASKS[0]: update.header.metrics["eval_loss"]}
+    assert record.scalars.items() <= update.header.metrics.items()
+
+
+def test_what_trains_is_written_beside_the_checkpoint(
+    trainer: Callable, tensors: Tensors, recipe: Recipe, tmp_path: Path
+) -> None:
+    trainer(tmp_path).train(tensors, 0, recipe, 2e-3)
+    described = json.loads((tmp_path / "trainable_params.json").read_text())
+    shapes = {name: tuple(each["shape"]) for name, each in described["tensors"].items()}
+    assert shapes == {name: array.shape for name, array in tensors.items()}
+    assert described["trainable"] == sum(each["count"] for each in described["tensors"].values())
+    assert described["share"] == described["trainable"] / described["total"] < 0.5
 
 
 def test_what_a_trainer_killed_in_a_write_left_is_removed(trainer: Callable, tmp_path: Path) -> None:
@@ -107,7 +145,7 @@ def test_resumed_update_is_bitwise_the_uninterrupted_one(
     update = resumed.resume()
     assert update.delta == second_reference.delta
     assert update.header.losses == second_reference.header.losses
-    assert update.header.metrics == second_reference.header.metrics
+    assert repeatable(update) == repeatable(second_reference)
     assert update.delta != first_reference.delta
     assert resumed.unfinished() is None
 
@@ -271,6 +309,19 @@ def test_the_outbox_holds_an_update_once(
     assert [path.name for path in (tmp_path / "outbox").iterdir()] == [update.header.id]
     assert UpdateHeader.model_validate_json((folder / "header.json").read_text()) == update.header
     assert (folder / "delta.bin").read_bytes() == update.delta
+
+
+def test_any_number_of_tasks_fits_the_header() -> None:
+    tasks = {f"push cube {number}": 1.0 for number in range(60)}
+    found = metrics_of(made_record(eval_loss=tasks, action_mse=tasks))
+    assert len(found) == MAX_METRICS
+    assert found.items() >= made_record(eval_loss=tasks, action_mse=tasks).scalars.items()
+
+
+def test_a_number_that_overflowed_stays_at_home() -> None:
+    found = metrics_of(made_record(gradient_norm_max=math.inf, action_mse={"push": math.nan}))
+    assert found.keys() & {"gradient_norm_max", "action_mse", "action_mse_push"} == set()
+    assert found["gradient_norm"] == 1.0
 
 
 def test_metric_names_pass_the_allow_list() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from agent.training.history import History
 from shared import envelope
 from shared.adapters import Manifest, digest, write_adapter
 from shared.channel import FD_VARIABLE
@@ -150,6 +151,8 @@ def test_update_survives_sigkill_in_the_middle(
     header = UpdateHeader.model_validate_json((folder / "header.json").read_text())
     assert folder.name == header.id == update_id
     assert (header.steps, header.base_version, header.node) == (400, 0, "station-a")
+    (record,) = History(station.parent / "state" / "training").records()
+    assert (record.update, record.train_loss) == (update_id, header.losses)
 
     endless = recipe.model_copy(update={"steps": 100_000}).model_dump(mode="json")
     daemon.request("train", **order | {"recipe": endless})
