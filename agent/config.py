@@ -148,6 +148,14 @@ class TrainingSection(ConfigModel):
     """Folder for TensorBoard's files (needs the package `tensorboard`); unset: none are written."""
     wandb_project: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.-]{1,128}$")
     """Project at Weights & Biases that gets what is measured of each update; unset: nothing is sent."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of matrix products in training: auto is bf16 on a GPU that computes in it, fp16 on an older one, and
+    fp32 on the CPU.
+    """
+    micro_batch: int | None = Field(default=None, ge=1)
+    """Frames of a batch that go through the policy at once; unset: all, and fewer when memory runs out. The
+    update stays the same up to rounding.
+    """
 
 
 class ExchangeSection(ConfigModel):

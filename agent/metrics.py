@@ -14,6 +14,7 @@ PER_TASK = {
     "action_mse": "Mean squared error of sampled actions on evaluation episodes, normalised units.",
 }
 SCALARS = {
+    "learning_rate": "Of its steps.",
     "gradient_norm": "Mean L2 norm of the gradient before clipping.",
     "gradient_norm_max": "Largest L2 norm of the gradient before clipping.",
     "trainable_parameters": "Numbers that train.",

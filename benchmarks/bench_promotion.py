@@ -9,6 +9,7 @@ tests of a fixed size that have a power of 0.8 there (`benchmarks.fixed_size`):
     rollout_ratio             against the exact test for pairs, McNemar's
     rollout_ratio_smallest    against the one that needs the fewest; no sequential test for dependent pairs
                               gets below `least_possible_ratio` of that (Wald 1945)
+    share_of_rollouts_run     what the evaluation in simulation runs of a candidate's `[evaluation] rollouts`
 
 Exits with 1 when a candidate that is not better is promoted with more than 5 %, the power is below 0.8, the
 mean number of rollouts is above 60 % of McNemar's, or a simulation disagrees.
@@ -39,12 +40,16 @@ from benchmarks.fixed_size import (
     pairs_needed,
 )
 from benchmarks.outcome import measured
-from coordinator.comparison import MAX_PAIRS, START, WHOLE, stake
+from coordinator.comparison import MAX_PAIRS, START, WHOLE, Pair, compare, stake
+from coordinator.evaluation.jobs import batch_of
+from coordinator.promotion import draw_pairs
 
 ROOT = Path(__file__).resolve().parents[1]
 RATIO_TARGET = 0.6
 SIMULATIONS = 50_000
 """Comparisons per row of the table."""
+SCENES, EVALUATIONS = 60, 400
+"""Rollouts per task, as `[evaluation] rollouts` has them by default; simulated evaluations for each share."""
 AGREEMENT = 4.5
 """Standard errors between simulation and exact value: by chance once in some 100 000 times."""
 
@@ -156,6 +161,26 @@ def horizons() -> Table:
     return shown
 
 
+EVALUATED = ((0.5, 0.6), (0.6, 0.6), (CANDIDATE, PROMOTED), (0.9, 0.6))
+"""True success of candidate and promoted version: worse, equal, better, much better."""
+
+
+def rollouts_run(candidate: float, promoted: float, rng: np.random.Generator) -> float:
+    """Mean share of a candidate's rollouts that the evaluation runs before it is decided, in batches.
+
+    With three tasks of `SCENES` scenes each, and the same rate of success in all of them.
+    """
+    tasks, shares = ["a", "b", "c"], []
+    for seed in range(EVALUATIONS):
+        order = draw_pairs(tasks, SCENES, seed)
+        outcomes = rng.random((len(order), 2)) < (candidate, promoted)
+        pairs = [Pair(draw.task, *map(int, row)) for draw, row in zip(order, outcomes, strict=True)]
+        used = order[: compare(pairs, tasks, max_task_loss=1.0, max_pairs=len(order)).pairs]
+        last = {draw.task: draw.scene for draw in used}
+        shares.append(sum(batch_of(scene, SCENES).stop for scene in last.values()) / (len(tasks) * SCENES))
+    return float(np.mean(shares))
+
+
 def measure(seed: int) -> tuple[bool, dict[str, Any]]:
     """Whether the targets are met, and the figures."""
     agreed, shown = simulations(seed)
@@ -171,6 +196,10 @@ def measure(seed: int) -> tuple[bool, dict[str, Any]]:
         f"No test for dependent pairs with these error rates can use fewer than {least:.1f} on the mean, "
         f"{least / fewest:.0%} of {fewest}."
     )
+    rng = np.random.default_rng(seed)
+    run = {rates: rollouts_run(*rates, rng) for rates in track(EVALUATED, "evaluating")}
+    for (candidate, promoted), share in run.items():
+        print(f"{candidate:.0%} against {promoted:.0%}: {share:.0%} of a candidate's rollouts are run.")
     ok = agreed and false_promotion <= ALPHA and found.better >= POWER and ratio <= RATIO_TARGET
     figures: dict[str, Any] = {
         "false_promotion_rate": round(false_promotion, 6),
@@ -179,6 +208,7 @@ def measure(seed: int) -> tuple[bool, dict[str, Any]]:
         "least_possible_ratio": round(least / fewest, 4),
         "power": round(found.better, 4),
         "mean_pairs": round(found.pairs, 2),
+        "share_of_rollouts_run": round(run[CANDIDATE, PROMOTED], 4),
         "simulation_agrees": agreed,
     }
     for name, size in sizes.items():

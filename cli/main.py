@@ -13,13 +13,18 @@ from typer.core import TyperGroup
 
 from cli.episodes import app as episodes_app
 from cli.training import app as training_app
+from cli.versions import (
+    COORDINATOR_SOCKET,
+    COORDINATOR_TOML,
+    CoordinatorConfigOption,
+    CoordinatorSocketOption,
+)
+from cli.versions import app as versions_app
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 
 AGENT_SOCKET = Path("/run/armfleet/agent.sock")
-COORDINATOR_SOCKET = Path("/run/armfleet-coordinator/coordinator.sock")
 AGENT_TOML = Path("/etc/armfleet/agent.toml")
-COORDINATOR_TOML = Path("/etc/armfleet/coordinator.toml")
 
 
 class _Group(TyperGroup):
@@ -43,9 +48,6 @@ app = typer.Typer(
     help="A federation of SO-100/SO-101 robot arms that teach each other.",
 )
 node_app = typer.Typer(no_args_is_help=True, help="Workstations, as the coordinator knows them.")
-versions_app = typer.Typer(
-    invoke_without_command=True, help="List the versions at the coordinator, with their success rates."
-)
 arm_app = typer.Typer(no_args_is_help=True, help="The arm of this workstation.")
 sim_app = typer.Typer(no_args_is_help=True, help="The simulator (needs the `sim` extra).")
 app.add_typer(node_app, name="node")
@@ -56,9 +58,7 @@ app.add_typer(episodes_app, name="episodes")
 app.add_typer(training_app, name="training")
 
 AgentConfigOption = Annotated[Path, typer.Option("--config", help="agent.toml")]
-CoordinatorConfigOption = Annotated[Path, typer.Option("--config", help="coordinator.toml")]
 AgentSocketOption = Annotated[Path, typer.Option("--socket", help="the agent's socket")]
-CoordinatorSocketOption = Annotated[Path, typer.Option("--socket", help="the coordinator's socket")]
 
 
 @app.command()
@@ -191,26 +191,6 @@ def status(
     from cli.status import show
 
     raise typer.Exit(show(demo, agent_socket, coordinator_socket, as_json))
-
-
-@versions_app.callback()
-def versions(context: typer.Context, socket: CoordinatorSocketOption = COORDINATOR_SOCKET) -> None:
-    """List the versions at the coordinator, with their success rates."""
-    from cli.status import show_versions
-
-    if context.invoked_subcommand is None:
-        show_versions(socket)
-
-
-@versions_app.command("verify")
-def versions_verify(
-    number: Annotated[int, typer.Argument(help="the version to compute again")],
-    socket: CoordinatorSocketOption = COORDINATOR_SOCKET,
-) -> None:
-    """Compute a version again from its parent and its stored updates, and compare every byte."""
-    from cli.status import verify_version
-
-    verify_version(socket, number)
 
 
 @app.command()

@@ -171,9 +171,9 @@ class EvaluationSection(ConfigModel):
     tasks: tuple[EvaluationTask, ...] = ()
     """Known tasks: promotion goes by these."""
     unseen: tuple[EvaluationTask, ...] = ()
-    """Measured and reported, never used for promotion."""
+    """Measured and reported, never used for promotion; by the sequential rule of promoted versions only."""
     rollouts: int = Field(default=60, ge=1)
-    """Per task."""
+    """Per task; by the sequential rule the most."""
     seed0: int = Field(default=500_000, ge=0)
     """Rollout i runs scene seed0 + i; the same scenes for every version."""
     delay_ticks: int = Field(default=2, ge=0)

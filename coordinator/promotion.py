@@ -7,12 +7,13 @@ over the known tasks and no task that lost more than the margin; a tie changes n
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Literal
 
 from coordinator.comparison import MAX_PAIRS, Pair, compare, draw_tasks
 
 type Results = Mapping[str, Sequence[int]]
-"""Task: 1 for each rollout that succeeded, 0 for each that did not."""
+"""Task: 1 for each rollout that succeeded, 0 for each that did not; entry i is of the task's scene i."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,14 @@ class Verdict:
 
     state: Literal["promoted", "rejected"]
     reason: str
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a pair is of: a task, and the number of its scene, from 0."""
+
+    task: str
+    scene: int
 
 
 def rate(outcomes: Sequence[int]) -> float:
@@ -33,36 +42,50 @@ def mean_rate(results: Results) -> float:
     return sum(rate(outcomes) for outcomes in results.values()) / len(results) if results else 0.0
 
 
-def judge_in_sequence(candidate: Results, promoted: Results, max_task_loss: float, seed: int) -> Verdict:
+def judge_in_sequence(
+    candidate: Results,
+    promoted: Results,
+    tasks: Sequence[str],
+    scenes: int,
+    max_task_loss: float,
+    seed: int,
+) -> Verdict | Draw:
     """Promote only what is shown to be better, with at most 5 % false promotions: `comparison.compare`.
 
     Args:
-        candidate: Its results on the known tasks.
-        promoted: The promoted version's, on the same tasks and scenes.
+        candidate: Its results so far, from scene 0 on; later ones than the test reads change nothing.
+        promoted: The promoted version's results so far, on the same scenes.
+        tasks: The known tasks.
+        scenes: How many scenes each task has.
         max_task_loss: Largest drop of one task's success rate that is tolerated, in [0, 1].
         seed: Of the lots that decide which task each pair is of; another one for each candidate.
 
-    Raises:
-        ValueError: the two were not evaluated on the same tasks with the same number of rollouts.
+    Returns:
+        The verdict, or the first pair that both must have tried before there can be one.
     """
-    tasks = _tasks(candidate, promoted)
-    pairs = _pairs_by_lot(candidate, promoted, tasks, seed)
-    decision = compare(pairs, tasks, max_task_loss, max_pairs=len(pairs))
+    order = draw_pairs(tasks, scenes, seed)
+    results = {
+        task: list(zip(candidate.get(task, ()), promoted.get(task, ()), strict=False)) for task in tasks
+    }
+    there = takewhile(lambda draw: draw.scene < len(results[draw.task]), order)
+    pairs = [Pair(draw.task, *results[draw.task][draw.scene]) for draw in there]
+    decision = compare(pairs, tasks, max_task_loss, max_pairs=len(order))
+    if decision.state == "undecided":
+        return order[len(pairs)]
     state: Literal["promoted", "rejected"] = "promoted" if decision.state == "better" else "rejected"
     return Verdict(state, f"{decision.reason}; {decision.unknown}")
 
 
-def _pairs_by_lot(candidate: Results, promoted: Results, tasks: Sequence[str], seed: int) -> list[Pair]:
-    """Each pair is the next one of a task drawn by lot, until a task is drawn that has none left."""
-    lots = draw_tasks(tasks, MAX_PAIRS, seed)
-    left = {task: iter(zip(candidate[task], promoted[task], strict=True)) for task in tasks}
-    pairs = []
-    for task in lots:
-        outcomes = next(left[task], None)
-        if outcomes is None:
+def draw_pairs(tasks: Sequence[str], scenes: int, seed: int) -> list[Draw]:
+    """Each pair is the next scene of a task drawn by lot, until a task is drawn that has none left."""
+    used = dict.fromkeys(sorted(tasks), 0)
+    order = []
+    for task in draw_tasks(list(used), MAX_PAIRS, seed):
+        if used[task] == scenes:
             break
-        pairs.append(Pair(task, *outcomes))
-    return pairs
+        order.append(Draw(task, used[task]))
+        used[task] += 1
+    return order
 
 
 def judge_by_mean(candidate: Results, promoted: Results, max_task_loss: float) -> Verdict:

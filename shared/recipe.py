@@ -5,9 +5,9 @@ expressions on full module names, since a bare suffix such as `self_attn.q_proj`
 model and vision tower.
 """
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 _EXPERT = r"model\.vlm_with_expert\.lm_expert\..*\."
 ATTENTION = _EXPERT + r"(q_proj|k_proj|v_proj|o_proj)"
@@ -38,14 +38,37 @@ class Recipe(BaseModel):
     steps: int = Field(default=16, ge=1, le=100_000)
     """Optimiser steps per update."""
     learning_rate: float = Field(default=2e-3, gt=0, le=1)
+    """The highest of the schedule."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Of the learning rate, over the rounds of the federation (`coordinator.exchange.schedule`)."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = Field(default=1.0, gt=0)
     """Largest L2 norm of the gradient."""
+    mu: float = Field(default=0.0, ge=0, le=1000)
+    """Weight of FedProx's proximal term, mu / 2 * |w - w_start|^2 over the adapter's tensors (Li et al.,
+    arXiv 1812.06127, eq. 2): holds stations together whose data differ. 0: plain training."""
+    mask_padding: bool = False
+    """Leave the actions of a chunk that lie past the episode's end out of the loss, as LeRobot's own training
+    does by default (`action_is_pad`). Otherwise the policy learns to hold still after the end, as the
+    repeated last action shows it (`shared.policy.rtc.target_indices`)."""
+    keep_optimiser: bool = True
+    """AdamW's moments go on from a node's last update. Otherwise each update begins without."""
     seed: int = Field(default=0, ge=0)
     never_train: tuple[TaskText, ...] = Field(default=(), max_length=64)
     """Tasks that the coordinator evaluates as unseen: no demonstration of them trains, wherever it lies."""
 
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_not_used(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Manifests of earlier versions, signed as a whole, keep their bytes, and agents of an earlier
+        release understand a recipe that asks nothing new of them."""
+        written: dict[str, Any] = write(self)
+        unused = {name for name in LATER if written[name] == type(self).model_fields[name].default}
+        return {name: value for name, value in written.items() if name not in unused}
+
+
+LATER = ("schedule", "mu", "mask_padding", "keep_optimiser")
+"""Fields that came after the first versions were signed: written only where they are not the default."""
 
 PRESETS: dict[str, dict] = {
     "attention": {"target_modules": ATTENTION, "modules_to_save": PROJECTIONS},

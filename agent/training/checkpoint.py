@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from agent.training.precision import Precision, ScalerState
 from shared.files import write_atomic
 from shared.recipe import Recipe
 
@@ -34,6 +35,12 @@ class Progress(BaseModel):
     """Content digests of the training episodes, fixed when the update was begun."""
     prefixes: list[str] = []
     """Those of training and evaluation that the cache's second tier serves, fixed likewise."""
+    precision: Precision = "fp32"
+    """Fixed when the update was begun, so that it ends in the precision it began in."""
+    micro_batch: int | None = None
+    """Frames that go through the policy at once; None: the whole batch."""
+    scaler: ScalerState = {}
+    """Of fp16."""
     step: int = 0
     """Steps done of this update."""
     first_step: int

@@ -67,6 +67,7 @@ class UpdateRecord(BaseModel):
     def scalars(self) -> dict[str, float]:
         """Metric to value, those that were measured; of a metric per task the mean over tasks."""
         found: dict[str, float] = {name: fmean(values.values()) for name, values in self.per_task.items()}
+        found["learning_rate"] = self.learning_rate
         found["gradient_norm"] = self.gradient_norm
         found["gradient_norm_max"] = self.gradient_norm_max
         found["trainable_parameters"] = self.trainable_parameters

@@ -6,16 +6,19 @@ uninterrupted one.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from peft import PeftModel
 
-from agent.training.checkpoint import State
+from agent.training.checkpoint import Progress, State
 from agent.training.loss import draw, flow_matching_loss, sample_actions
-from agent.training.samples import Batch, Samples, rows_of_step
+from agent.training.micro_batch import MicroBatch
+from agent.training.precision import MixedPrecision, ScalerState
+from agent.training.samples import Samples, rows_of_step
 from shared.errors import ArmfleetError
 from shared.policy.adapter import adapter_parameters
 from shared.recipe import Recipe
@@ -27,12 +30,13 @@ ACTION_FRAMES = 8
 
 
 class Loop:
-    """Trains the adapter of `model` in place.
+    """Trains the adapter of `model` in place, in float32 and a whole batch at once until `begin` says
+    otherwise.
 
     Args:
         policy: The policy inside `model`.
         model: `policy` with the recipe's adapter.
-        recipe: Batch size, draws, decay, clipping.
+        recipe: Batch size, draws, masking, proximal term, decay, clipping.
         node: Part of every seed, so that two nodes do not draw the same noise.
     """
 
@@ -47,6 +51,33 @@ class Loop:
             betas=recipe.betas,
             weight_decay=recipe.weight_decay,
         )
+        self._device = next(iter(self._named.values())).device
+        self._start: Mapping[str, torch.Tensor] = {}
+        self._pieces = MicroBatch(recipe.batch)
+        self._mixed = MixedPrecision(self._device.type, "fp32", {})
+
+    def begin(self, progress: Progress, start: Mapping[str, torch.Tensor]) -> None:
+        """Begin an update, or go on with it.
+
+        Args:
+            progress: Its learning rate, precision, loss scale and micro-batch.
+            start: The adapter that the update began from: what the proximal term pulls to.
+        """
+        self.set_learning_rate(progress.learning_rate)
+        self._start = {name: tensor.to(self._device) for name, tensor in start.items()}
+        self._pieces = MicroBatch(progress.micro_batch or self._recipe.batch)
+        self._mixed = MixedPrecision(self._device.type, progress.precision, progress.scaler)
+        if progress.step == 0 and not self._recipe.keep_optimiser:
+            self._optimiser.state.clear()
+
+    @property
+    def micro_batch(self) -> int:
+        """Frames that go through the policy at once; fewer than `begin` said where memory ran out."""
+        return self._pieces.size
+
+    def scaler_state(self) -> ScalerState:
+        """The loss scale, for the checkpoint."""
+        return self._mixed.state()
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """Constant within an update; the schedule over rounds is the coordinator's."""
@@ -56,35 +87,39 @@ class Loop:
     def step(self, samples: Samples, number: int) -> tuple[dict[str, tuple[float, int]], float]:
         """Do step `number`.
 
+        Where a gradient in float16 overflows, the scaler leaves the parameters as they are.
+
         Returns:
-            (sum of losses, frames) per task; L2 norm of the gradient before clipping.
+            (sum of losses, frames) per task, without the proximal term; L2 norm of the gradient with it,
+            before clipping.
 
         Raises:
-            ArmfleetError: the loss is not finite; the parameters are unchanged.
+            ArmfleetError: the loss is not finite, or one frame does not fit in memory; the parameters are
+                unchanged.
         """
         seed = self._recipe.seed
         rows = rows_of_step(len(samples), self._recipe.batch, number, seed_of(seed, self._node, "rows"))
-        batch = samples.batch(rows)
-        losses = self._loss(batch, self._recipe.draws, seed_of(seed, self._node, number))
-        loss = losses.mean()
-        if not torch.isfinite(loss):
+        noise_seed = seed_of(seed, self._node, number)
+        losses = self._pieces.run(len(rows), lambda pieces: self._backward(samples, rows, pieces, noise_seed))
+        if not torch.isfinite(losses).all():
             raise ArmfleetError(
-                f"training diverged: the loss of step {number} is {loss.item()}",
+                f"training diverged: the loss of step {number} is {losses.mean().item()}",
                 kept="the version this update started from",
                 do="lower the recipe's learning rate",
             )
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        self._mixed.scaler.unscale_(self._optimiser)
+        self._pull_to_start()
         norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self._recipe.clip)
-        self._optimiser.step()
-        return _per_task(samples.tasks, batch.task, losses.detach()), float(norm)
+        self._mixed.scaler.step(self._optimiser)
+        self._mixed.scaler.update()
+        return _per_task(samples.tasks, samples.task[rows], losses), float(norm)
 
     @torch.no_grad()
     def evaluate(self, samples: Samples) -> dict[str, float]:
         """Mean loss per task on a fixed subset of `samples` with fixed noise: comparable between updates."""
         result = {}
         for task in samples.tasks:
-            losses = self._loss(samples.batch(samples.spread(task, EVAL_FRAMES)), 1, seed=0)
+            losses = self._held_out_losses(samples, samples.spread(task, EVAL_FRAMES))
             result[task] = float(losses.mean())
         return result
 
@@ -112,7 +147,7 @@ class Loop:
         return groups
 
     def restore(self, state: Mapping[str, Mapping[str, torch.Tensor]], parameters: bool) -> bool:
-        """Take over moments, and parameters too if asked.
+        """Take over the moments, or that there are none, and parameters too if asked.
 
         Returns:
             False when the state belongs to another adapter shape; then nothing was changed.
@@ -121,6 +156,7 @@ class Loop:
         for group in ("now", "mean", "square"):
             if group in state and {n: t.shape for n, t in state[group].items()} != shapes:
                 return False
+        self._optimiser.state.clear()
         with torch.no_grad():
             for name, parameter in self._named.items():
                 if parameters:
@@ -133,17 +169,65 @@ class Loop:
                     }
         return True
 
-    def _loss(self, batch: Batch, draws: int, seed: int) -> torch.Tensor:
-        noise, time = self._draw(len(batch.state), draws, seed)
-        device = batch.state.device
-        return flow_matching_loss(
-            self._policy, batch.prefix, batch.state, batch.action, noise.to(device), time.to(device)
-        )
+    def _backward(
+        self, samples: Samples, rows: np.ndarray, pieces: Sequence[slice], noise_seed: int
+    ) -> torch.Tensor:
+        """Leave the (scaled) gradient of the batch's loss in the parameters; the rows' losses, on the CPU."""
+        self._optimiser.zero_grad(set_to_none=True)
+        noise, time = self._draw(len(rows), self._recipe.draws, noise_seed)
+        weights = self._weights(samples.in_episode[rows])
+        losses = []
+        for piece in pieces:
+            loss = self._loss(samples, rows, piece, noise, time)
+            self._mixed.scaler.scale((loss * weights[piece]).sum()).backward()
+            losses.append(loss.detach().cpu())
+        return torch.cat(losses)
+
+    def _held_out_losses(self, samples: Samples, rows: Sequence[int]) -> torch.Tensor:
+        noise, time = self._draw(len(rows), 1, seed=0)
+
+        def losses(pieces: Sequence[slice]) -> torch.Tensor:
+            return torch.cat([self._loss(samples, rows, piece, noise, time) for piece in pieces])
+
+        return self._pieces.run(len(rows), losses)
+
+    def _loss(
+        self,
+        samples: Samples,
+        rows: Sequence[int] | np.ndarray,
+        piece: slice,
+        noise: torch.Tensor,
+        time: torch.Tensor,
+    ) -> torch.Tensor:
+        """Of the rows of one piece."""
+        batch = samples.batch(rows[piece])
+        mask = batch.in_episode if self._recipe.mask_padding else None
+        with self._mixed.autocast():
+            return flow_matching_loss(
+                self._policy, batch.prefix, batch.state, batch.action, noise[piece], time[piece], mask
+            )
+
+    def _weights(self, in_episode: torch.Tensor) -> torch.Tensor:
+        """Of the rows of a batch in its loss, (B,): alike, or by the actions that count, as LeRobot's mean
+        over all of them does."""
+        count = in_episode.sum(1) if self._recipe.mask_padding else torch.ones(len(in_episode))
+        return (count / count.sum()).to(self._device)
 
     def _draw(self, rows: int, draws: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """For a whole batch, so that its pieces do not change them."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return draw(self._policy, rows, draws)
+            noise, time = draw(self._policy, rows, draws)
+        return noise.to(self._device), time.to(self._device)
+
+    def _pull_to_start(self) -> None:
+        """Add the gradient of FedProx's proximal term, mu (w - w_start)."""
+        if self._recipe.mu == 0:
+            return
+        with torch.no_grad():
+            for name, parameter in self._named.items():
+                if parameter.grad is not None:  # without one, AdamW leaves it where it began
+                    parameter.grad.add_(parameter - self._start[name], alpha=self._recipe.mu)
 
 
 def seed_of(*parts: object) -> int:

@@ -89,15 +89,26 @@ def encode_prefix(policy: SmolVLAPolicy, features: Tensor, tokens: Tensor, mask:
 
 
 def flow_matching_loss(
-    policy: SmolVLAPolicy, prefix: Prefix, state: Tensor, action: Tensor, noise: Tensor, time: Tensor
+    policy: SmolVLAPolicy,
+    prefix: Prefix,
+    state: Tensor,
+    action: Tensor,
+    noise: Tensor,
+    time: Tensor,
+    in_episode: Tensor | None = None,
 ) -> Tensor:
     """Loss per row, averaged over draws, chunk and action dimensions.
+
+    LeRobot's dataset marks the actions of a chunk that lie past the episode's end (`action_is_pad`), and its
+    loss leaves them out; pass `in_episode` for the same. LeRobot's mean over a batch then weighs each row by
+    its number of actions that count.
 
     Args:
         state: (B, state dim) normalised.
         action: (B, chunk, action dim) normalised.
         noise: (B, draws, chunk, padded action dim) standard normal.
         time: (B, draws) in (0, 1]; 1 is pure noise.
+        in_episode: (B, chunk) bool, the actions that count, at least one in each row; None: all.
 
     Returns:
         (B,) float32, with gradient with respect to adapter and saved modules.
@@ -112,8 +123,13 @@ def flow_matching_loss(
     flat_noise, flat_time = noise.flatten(0, 1), time.flatten()
     t = flat_time[:, None, None]
     velocity = flow.denoise_step(valid, cache, t * flat_noise + (1 - t) * padded, flat_time)
-    squared = F.mse_loss(flat_noise - padded, velocity, reduction="none")[..., :width]
-    return squared.mean(dim=(1, 2)).unflatten(0, (-1, draws)).mean(1)
+    squared = F.mse_loss(flat_noise - padded, velocity.float(), reduction="none")[..., :width]
+    if in_episode is None:
+        per_draw = squared.mean(dim=(1, 2))
+    else:
+        share = in_episode / in_episode.sum(1, keepdim=True)
+        per_draw = (squared.mean(2) * share.repeat_interleave(draws, 0)).sum(1)
+    return per_draw.unflatten(0, (-1, draws)).mean(1)
 
 
 @torch.no_grad()

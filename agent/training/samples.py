@@ -10,21 +10,21 @@ import torch
 from agent.training.cache import TrainingCache
 from agent.training.data import Episode, tasks_of
 from agent.training.loss import Prefix
-from shared.policy.rtc import target_indices
+from shared.policy.rtc import in_episode, target_indices
 
 
 @dataclass(frozen=True)
 class Batch:
     """Rows of a training step.
 
-    prefix: of image and language tokens; state (B, 6) and action (B, chunk, 6) normalised float32; task (B,)
-    int64 indices into `Samples.tasks`.
+    prefix: of image and language tokens; state (B, 6) and action (B, chunk, 6) normalised float32; in_episode
+    (B, chunk) bool, False for actions past the episode's end.
     """
 
     prefix: Prefix
     state: torch.Tensor
     action: torch.Tensor
-    task: torch.Tensor
+    in_episode: torch.Tensor
 
 
 class Samples:
@@ -36,6 +36,11 @@ class Samples:
         preprocess: The base's pre-processor: the federation's normalisation, never the node's own.
         chunk: Actions per chunk.
         device: Where batches go.
+
+    Attributes:
+        tasks: The distinct instructions, sorted.
+        task: (frames,) int64, index of each frame's task in `tasks`; on the CPU.
+        in_episode: (frames, chunk) bool, False for actions past the episode's end; on the CPU.
     """
 
     def __init__(
@@ -49,15 +54,16 @@ class Samples:
         self.tasks = tasks_of(episodes)
         self._cache, self._device = cache, device
         self._frames = [(episode, frame) for episode in episodes for frame in range(len(episode))]
-        states, actions, tasks = [], [], []
+        states, actions, tasks, inside = [], [], [], []
         for episode in episodes:
             state, action = _normalise(episode, preprocess)
             targets = [target_indices(frame, len(episode), chunk) for frame in range(len(episode))]
             states.append(state)
             actions.append(action[torch.tensor(targets)])
             tasks.append(torch.full((len(episode),), self.tasks.index(episode.task)))
+            inside += [in_episode(frame, len(episode), chunk) for frame in range(len(episode))]
         self._state, self._action = torch.cat(states), torch.cat(actions)
-        self._task = torch.cat(tasks)
+        self.task, self.in_episode = torch.cat(tasks), torch.tensor(inside)
 
     def __len__(self) -> int:
         return len(self._state)
@@ -66,12 +72,12 @@ class Samples:
         """The frames numbered `rows`."""
         index = torch.as_tensor(np.asarray(rows))
         prefix = self._cache.prefix([self._frames[row] for row in rows])
-        parts = (self._state[index], self._action[index], self._task[index])
+        parts = (self._state[index], self._action[index], self.in_episode[index])
         return Batch(prefix, *(part.to(self._device) for part in parts))
 
     def spread(self, task: str, count: int) -> list[int]:
         """At most `count` frames of `task`, evenly spaced: a fixed subset to measure a loss on."""
-        frames = torch.nonzero(self._task == self.tasks.index(task)).flatten()
+        frames = torch.nonzero(self.task == self.tasks.index(task)).flatten()
         picks = np.unique(np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int))
         return [int(frames[pick]) for pick in picks]
 

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from agent.training.data import Episode, EpisodeFolder, Split
 from agent.training.loop import Loop
 from agent.training.memory import PeakMemory
 from agent.training.parameters import number_of, write_trainable
+from agent.training.precision import Precision, resolve
 from agent.training.samples import Samples
 from agent.training.update import Measured, Update, make_update
 from shared.adapters import Tensors
@@ -59,6 +61,8 @@ class LocalTrainer:
         duty_cycle: Share of time spent computing, in (0, 1]; the rest is slept after each step.
         checkpoint_s: Longest time between checkpoints.
         cache_gb: Size on disk of the cache, in 10^9 bytes.
+        precision: Of matrix products; `agent.training.precision.resolve` says what "auto" is.
+        micro_batch: Frames that go through the policy at once; None: the recipe's batch, as far as it fits.
         guard: What must not train besides the evaluation episodes of the folder.
 
     Raises:
@@ -77,6 +81,8 @@ class LocalTrainer:
         duty_cycle: float = 1.0,
         checkpoint_s: float = 30.0,
         cache_gb: float = 20.0,
+        precision: Literal["auto"] | Precision = "auto",
+        micro_batch: int | None = None,
         guard: LeakGuard | None = None,
     ) -> None:
         torch.set_num_threads(threads)
@@ -92,6 +98,7 @@ class LocalTrainer:
         self._memory = PeakMemory(device)
         self._node, self._device = node, device
         self._duty_cycle, self._checkpoint_s = duty_cycle, checkpoint_s
+        self._precision, self._micro_batch = resolve(precision, device), micro_batch
         self._model: PeftModel | None = None
         self._loop: Loop | None = None
         self._recipe: Recipe | None = None
@@ -126,7 +133,6 @@ class LocalTrainer:
         split = self._split(recipe)
         loop = self._prepare(recipe)
         set_tensors(self._required_model(), tensors)
-        loop.set_learning_rate(learning_rate)
         before = self._last[0] if self._last else None
         progress = Progress(
             update_id=uuid.uuid4().hex,
@@ -136,6 +142,9 @@ class LocalTrainer:
             learning_rate=learning_rate,
             episodes=[episode.digest for episode in split.train],
             prefixes=self._cache.plan(split),
+            precision=self._precision,
+            micro_batch=min(self._micro_batch or recipe.batch, recipe.batch),
+            scaler=before.scaler if before else {},
             first_step=before.first_step + before.step if before else 0,
         )
         start = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
@@ -166,7 +175,6 @@ class LocalTrainer:
                 tensors, progress.base_version, progress.recipe, progress.learning_rate, deliver, on_step
             )
         split = Split(tuple(by_digest[digest] for digest in progress.episodes), split.eval)
-        loop.set_learning_rate(progress.learning_rate)
         logger.bind(update=progress.update_id).info("resumed at step {}", progress.step)
         return self._run(loop, progress, start, split, deliver, on_step)
 
@@ -181,6 +189,7 @@ class LocalTrainer:
     ) -> Update:
         steps = progress.recipe.steps
         self._memory.reset()
+        loop.begin(progress, start)
         self._save(loop, progress, start)
         self._cache.serve(split, progress.prefixes)
         samples = self._samples_of(split, "train")
@@ -188,11 +197,14 @@ class LocalTrainer:
         while progress.step < steps:
             began = time.monotonic()
             losses, norm = loop.step(samples, progress.first_step + progress.step)
-            progress = progress.after_step(losses, norm, time.monotonic() - began)
+            shrunk = loop.micro_batch != progress.micro_batch
+            progress = progress.after_step(losses, norm, time.monotonic() - began).model_copy(
+                update={"micro_batch": loop.micro_batch, "scaler": loop.scaler_state()}
+            )
             if on_step is not None:
                 total, count = (sum(x) for x in zip(*losses.values(), strict=True))
                 on_step(progress.step, steps, total / count)
-            if time.monotonic() - saved >= self._checkpoint_s or progress.step == steps:
+            if shrunk or time.monotonic() - saved >= self._checkpoint_s or progress.step == steps:
                 self._save(loop, progress, start)
                 saved = time.monotonic()
             self._pause(time.monotonic() - began)

@@ -162,6 +162,8 @@ def make_trainer(config: AgentConfig) -> LocalTrainer:
         duty_cycle=config.training.duty_cycle,
         checkpoint_s=config.training.checkpoint_s,
         cache_gb=config.training.cache_gb,
+        precision=config.training.precision,
+        micro_batch=config.training.micro_batch,
         guard=leak_guard(config.split, config.policy.base),
     )
 

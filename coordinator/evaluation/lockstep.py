@@ -17,9 +17,6 @@ from shared.policy.chunker import Chunker
 from sim.lockstep import Observation, rollout_batch
 from sim.tasks import Task
 
-NOISE_SEED = 0
-"""Restarted for each task, so that a version's result does not depend on what was evaluated before it."""
-
 
 class Evaluator:
     """A resident policy for rollouts in lockstep.
@@ -49,11 +46,14 @@ class Evaluator:
         tasks: Sequence[Task],
         seeds: Sequence[int],
         delay_ticks: int = 1,
+        noise_seed: int = 0,
     ) -> dict[str, list[int]]:
         """Roll out the version in `folder` (None: the base alone) on each seed's scene of each task.
 
         Args:
             delay_ticks: Simulated inference time in policy ticks of 0.1 s.
+            noise_seed: The policy's noise restarts from it for each task, so that a result does not depend on
+                what was evaluated before. Batches of other scenes want another one.
 
         Returns:
             For each task's key 1 (success) or 0 per seed.
@@ -62,15 +62,15 @@ class Evaluator:
             ArmfleetError: VERSION_REFUSED, BASE_MISMATCH.
         """
         self.chunker.load_version(folder)
-        return self.evaluate_loaded(tasks, seeds, delay_ticks)
+        return self.evaluate_loaded(tasks, seeds, delay_ticks, noise_seed)
 
     def evaluate_loaded(
-        self, tasks: Sequence[Task], seeds: Sequence[int], delay_ticks: int = 1
+        self, tasks: Sequence[Task], seeds: Sequence[int], delay_ticks: int = 1, noise_seed: int = 0
     ) -> dict[str, list[int]]:
         """As `evaluate`, for whatever adapter `chunker` holds."""
         results = {}
         for task in tasks:
-            self.chunker.reseed(NOISE_SEED)
+            self.chunker.reseed(noise_seed)
             rollouts = rollout_batch(
                 self.predict,
                 [task] * len(seeds),

@@ -1,7 +1,7 @@
-"""Supervises the evaluation worker: a resident process with torch and the simulator, one version at a time.
+"""Supervises the evaluation worker: a resident process with torch and the simulator, one job at a time.
 
-The worker may die at any instant: it is started again after a pause, and the version it was evaluating is
-due again by itself (`EvaluationJobs`). Aggregation goes on meanwhile.
+The worker may die at any instant: it is started again after a pause, and the job it was at is due again by
+itself (`EvaluationJobs`). Aggregation goes on meanwhile.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pathlib import Path
 from loguru import logger
 
 from coordinator.config import CoordinatorConfig
-from coordinator.evaluation.jobs import EvaluationJobs
+from coordinator.evaluation.jobs import EvaluationJobs, Job
 from shared.channel import FD_VARIABLE, ChannelClosed, DaemonChannel
 from shared.errors import ArmfleetError
 
@@ -59,11 +59,11 @@ class EvaluationRunner:
                 self.evaluating = None
                 await asyncio.sleep(pause)
 
-    async def _until_due(self) -> int:
-        while (number := self._jobs.next()) is None:
+    async def _until_due(self) -> Job:
+        while (job := self._jobs.next()) is None:
             self.sentence = "idle: no version is due"
             await asyncio.sleep(LOOK_S)
-        return number
+        return job
 
     async def _with_worker(self) -> None:
         ready = asyncio.Event()
@@ -98,13 +98,13 @@ class EvaluationRunner:
                 "it ended before it was ready" if done else f"it was not ready within {READY_TIMEOUT_S:g} s"
             )
 
-    async def _evaluate(self, channel: DaemonChannel, number: int) -> None:
+    async def _evaluate(self, channel: DaemonChannel, job: Job) -> None:
         if channel.closed:
             raise ChannelClosed("it ended")
-        self.evaluating, self.sentence = number, f"evaluating version {number}"
-        request = self._jobs.request(number)
+        self.evaluating, self.sentence = job.version, f"evaluating {job}"
+        request = self._jobs.request(job)
         answer = await channel.request("evaluate", timeout_s=self._timeout_s, **request)
-        await asyncio.to_thread(self._jobs.finish, number, answer)
+        await asyncio.to_thread(self._jobs.finish, job, answer)
         self.evaluating = None
         await self._on_decision()
 

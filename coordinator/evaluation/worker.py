@@ -3,7 +3,7 @@ daemon.
 
 Resident, since loading torch and the policy takes 15 s.
 
-Requests   evaluate{version, folder|null, tasks: [{verb, color}], seeds: [int], delay_ticks}
+Requests   evaluate{version, folder|null, tasks: [{verb, color}], seeds: [int], delay_ticks, noise_seed}
                -> {results: {"push_left_red": [0/1 per seed]}, seconds}
            status{} -> {evaluating: version|null}
 Events     ready | error{what, kept, do, code}
@@ -46,7 +46,9 @@ class EvaluationWorker:
         self._evaluating = fields.get("version")
         began = time.monotonic()
         try:
-            results = self._evaluator.evaluate(folder, tasks, seeds, int(fields.get("delay_ticks", 1)))
+            results = self._evaluator.evaluate(
+                folder, tasks, seeds, int(fields.get("delay_ticks", 1)), int(fields.get("noise_seed", 0))
+            )
         finally:
             self._evaluating = None
         seconds = round(time.monotonic() - began, 2)

@@ -201,7 +201,7 @@ class CheckInDesk:
             return None, 0.0
         recipe = self._config.recipe
         newest, rounds = self._registry.newest(), self._config.aggregation.rounds
-        return recipe, learning_rate(recipe.learning_rate, newest, rounds)
+        return recipe, learning_rate(recipe, newest, rounds)
 
     def _acknowledged(self, desk: Desk, name: str) -> list[str]:
         return list(

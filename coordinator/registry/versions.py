@@ -52,8 +52,10 @@ class Decision(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """evaluation.json: per task, 1 for each rollout that succeeded; rollout i of every version runs seed
-    i."""
+    """evaluation.json: per task, 1 for each rollout that succeeded; rollout i of every version runs seed i.
+
+    A task has no more rollouts than the decision needed: `seeds[: len(known[task])]` are its scenes.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,6 +64,11 @@ class Evaluation(BaseModel):
     seeds: list[int]
     seconds: float
     finished: datetime
+
+
+def version_folder(versions: Path, number: int) -> Path:
+    """Folder of a version in the folder of all versions."""
+    return versions / f"{number:06d}"
 
 
 class VersionStore:
@@ -75,7 +82,7 @@ class VersionStore:
 
     def path(self, number: int) -> Path:
         """Folder of a version."""
-        return self._folder / f"{number:06d}"
+        return version_folder(self._folder, number)
 
     def numbers(self) -> list[int]:
         """All versions, ascending."""

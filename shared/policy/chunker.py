@@ -111,6 +111,15 @@ class Chunker:
         """Load version 0 of `recipe`."""
         return self.load_tensors(*initial_adapter(self.base, recipe))
 
+    def merge(self) -> None:
+        """Make the live adapter part of the base's weights, for good: `policy` is a plain SmolVLA then.
+
+        This object is of no use for another version afterwards.
+        """
+        if self._model is not None:
+            self._model.merge_and_unload()
+            self._model, self._shape = None, None
+
     @torch.no_grad()
     def chunk(
         self,

@@ -35,3 +35,8 @@ def target_indices(frame: int, frames: int, chunk: int) -> list[int]:
     at rest, and holding still there is what was shown.
     """
     return [min(frame + STRIDE * k, frames - 1) for k in range(chunk)]
+
+
+def in_episode(frame: int, frames: int, chunk: int) -> list[bool]:
+    """Which actions of that chunk were commanded; the others are past the end. The first always was."""
+    return [frame + STRIDE * k < frames for k in range(chunk)]

@@ -1,8 +1,10 @@
 """The rule of promotion as a table."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from coordinator.promotion import judge_by_mean, judge_in_sequence
+from coordinator.promotion import draw_pairs, judge_by_mean, judge_in_sequence
 
 
 def results(left, pull):
@@ -37,17 +39,30 @@ def test_fewer_rollouts_are_not_compared():
         judge_by_mean({"left": [1, 1]}, {"left": [0]}, 0.1)
 
 
+def in_sequence(candidate, promoted, seed):
+    return judge_in_sequence(candidate, promoted, ["left", "pull"], 10, max_task_loss=0.10, seed=seed)
+
+
 def test_only_what_is_shown_to_be_better_is_promoted_in_sequence():
-    better = judge_in_sequence(results(10, 10), results(0, 0), max_task_loss=0.10, seed=1)
+    better = in_sequence(results(10, 10), results(0, 0), seed=1)
     assert better.state == "promoted"
     assert "better on the mean of the tasks: of 8 pairs" in better.reason
     assert "may have changed by anything from" in better.reason
-    higher = judge_in_sequence(results(6, 5), results(5, 5), max_task_loss=0.10, seed=1)
+    higher = in_sequence(results(6, 5), results(5, 5), seed=1)
     assert higher.state == "rejected"
     assert "too little evidence" in higher.reason
 
 
 def test_pairs_are_taken_by_lot_until_a_task_is_used_up():
-    reasons = {judge_in_sequence(results(5, 5), results(5, 5), 0.1, seed).reason for seed in range(9)}
+    reasons = {in_sequence(results(5, 5), results(5, 5), seed).reason for seed in range(9)}
     assert 3 <= len(reasons) <= 9
     assert all("too little evidence within 1" in reason for reason in reasons)
+
+
+@given(st.integers(0, 999), st.integers(0, 9), st.integers(0, 9))
+def test_the_first_pair_that_is_missing_is_asked_for(seed, left, pull):
+    order = draw_pairs(["left", "pull"], 10, seed)
+    tied = {"left": [1] * left, "pull": [1] * pull}
+    wanted = in_sequence(tied, results(10, 10), seed)
+    missing = [draw for draw in order if draw.scene >= len(tied[draw.task])]
+    assert wanted == missing[0] if missing else wanted.state == "rejected"

@@ -43,14 +43,22 @@ def rows() -> dict[str, torch.Tensor]:
     }
 
 
-def ours(model: PeftModel, rows: dict, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+def ours(
+    model: PeftModel,
+    rows: dict,
+    noise: torch.Tensor,
+    time: torch.Tensor,
+    in_episode: torch.Tensor | None = None,
+) -> torch.Tensor:
     policy = model.get_base_model()
     features = embed_images(policy, {"front": rows["pixels"]})
     prefix = encode_prefix(policy, features, rows["tokens"], rows["mask"])
-    return flow_matching_loss(policy, prefix, rows["state"], rows["action"], noise, time)
+    return flow_matching_loss(policy, prefix, rows["state"], rows["action"], noise, time, in_episode)
 
 
-def lerobots(model: PeftModel, rows: dict, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+def lerobots(
+    model: PeftModel, rows: dict, noise: torch.Tensor, time: torch.Tensor, reduction: str = "none"
+) -> torch.Tensor:
     batch = {
         "observation.images.front": rows["pixels"].permute(0, 3, 1, 2).float() / 255,
         "observation.state": rows["state"],
@@ -58,7 +66,8 @@ def lerobots(model: PeftModel, rows: dict, noise: torch.Tensor, time: torch.Tens
         "observation.language.tokens": rows["tokens"],
         "observation.language.attention_mask": rows["mask"],
     }
-    return model.get_base_model().forward(batch, noise=noise, time=time, reduction="none")[0]
+    batch |= {key: rows[key] for key in ("action_is_pad",) if key in rows}
+    return model.get_base_model().forward(batch, noise=noise, time=time, reduction=reduction)[0]
 
 
 def gradient(model: PeftModel, loss: torch.Tensor) -> torch.Tensor:
@@ -73,6 +82,20 @@ def test_one_draw_equals_lerobots_forward(model: PeftModel, rows: dict) -> None:
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
     a, b = gradient(model, got.mean()), gradient(model, want.mean())
     assert (a - b).norm() / b.norm() < 1e-5
+
+
+def test_actions_past_the_end_are_left_out_as_lerobot_leaves_them_out(model: PeftModel, rows: dict) -> None:
+    torch.manual_seed(0)
+    noise, time = draw(model.get_base_model(), ROWS, 1)
+    in_episode = torch.arange(8)[None] < torch.tensor([8, 1, 5, 8, 3])[:, None]
+    padded = rows | {"action_is_pad": ~in_episode}
+    got = ours(model, rows, noise, time, in_episode)
+    want = lerobots(model, padded, noise[:, 0], time[:, 0])
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    count = in_episode.sum(1)
+    mean = lerobots(model, padded, noise[:, 0], time[:, 0], reduction="mean")
+    torch.testing.assert_close((got * count).sum() / count.sum(), mean, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(got, ours(model, rows, noise, time), rtol=1e-2)
 
 
 def test_several_draws_are_their_mean(model: PeftModel, rows: dict) -> None:

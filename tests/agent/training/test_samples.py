@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.training.samples import rows_of_step
-from shared.policy.rtc import target_indices
+from shared.policy.rtc import in_episode, target_indices
 
 
 @given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 50), st.integers(0, 2**31))
@@ -36,3 +36,7 @@ def test_chunks_look_ahead_at_10_hz_and_hold_at_the_end(frames: int, chunk: int,
     assert max(targets) <= frames - 1
     inside = [t for t in targets if t < frames - 1]
     assert all(b - a == 3 for a, b in itertools.pairwise(inside))
+    commanded = in_episode(frame, frames, chunk)
+    assert commanded[0]
+    assert [frame + 3 * k for k in range(chunk) if commanded[k]] == targets[: sum(commanded)]
+    assert all(target == frames - 1 for target in targets[sum(commanded) :])

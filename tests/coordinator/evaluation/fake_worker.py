@@ -1,5 +1,5 @@
-"""Stands for the evaluation worker: the arm succeeds more often with each version. Tests start it as a
-module.
+"""Stands for the evaluation worker: the arm succeeds on one more scene of four with each version. Tests
+start it as a module.
 
 FAKE_DIE in the environment names a folder: the worker dies once, in the middle of its first request.
 """
@@ -17,8 +17,7 @@ def evaluate(fields):
     if flag.parent.exists() and not flag.exists():
         flag.touch()
         os.kill(os.getpid(), signal.SIGKILL)
-    wins = min(len(fields["seeds"]), fields["version"])
-    outcomes = [1] * wins + [0] * (len(fields["seeds"]) - wins)
+    outcomes = [int(seed % 4 < fields["version"]) for seed in fields["seeds"]]
     return {"results": {f"{t['verb']}_{t['color']}": outcomes for t in fields["tasks"]}, "seconds": 0.1}
 
 

@@ -16,6 +16,7 @@ from shared.envelope import pack
 from shared.errors import ArmfleetError
 from shared.files import sha256
 from shared.messages import CheckInReply, Held
+from shared.recipe import Recipe
 
 PACE = Pace(check_in_s=10, ttl_s=100, max_in_flight=2)
 ID = "c" * 32
@@ -134,10 +135,16 @@ def test_a_truncated_delta_is_refused(make_update, expected, tensors):
 
 
 def test_the_learning_rate_falls_as_a_cosine_to_a_twentieth():
-    assert learning_rate(2e-3, 0, 60) == pytest.approx(2e-3)
-    assert learning_rate(2e-3, 30, 60) == pytest.approx(2e-3 * (0.5 * 0.95 + 0.05))
-    assert learning_rate(2e-3, 60, 60) == pytest.approx(1e-4)
-    assert learning_rate(2e-3, 900, 60) == pytest.approx(1e-4)
-    rates = [learning_rate(1.0, r, 60) for r in range(61)]
+    recipe = Recipe(learning_rate=2e-3)
+    assert learning_rate(recipe, 0, 60) == pytest.approx(2e-3)
+    assert learning_rate(recipe, 30, 60) == pytest.approx(2e-3 * (0.5 * 0.95 + 0.05))
+    assert learning_rate(recipe, 60, 60) == pytest.approx(1e-4)
+    assert learning_rate(recipe, 900, 60) == pytest.approx(1e-4)
+    rates = [learning_rate(recipe, r, 60) for r in range(61)]
     assert all(a > b for a, b in itertools.pairwise(rates))
     assert not any(math.isnan(rate) for rate in rates)
+
+
+def test_a_constant_schedule_keeps_the_peak():
+    recipe = Recipe(learning_rate=2e-3, schedule="constant")
+    assert {learning_rate(recipe, r, 60) for r in range(70)} == {2e-3}

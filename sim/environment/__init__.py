@@ -1,0 +1,1 @@
+"""The simulator as a Gymnasium environment, for LeRobot's own commands."""

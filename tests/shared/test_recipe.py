@@ -1,0 +1,49 @@
+"""Recipes of earlier releases stay what they were, byte for byte."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.recipe import LATER, Recipe
+
+FIRST_RELEASE = (
+    '{"rank":16,"alpha":32,"target_modules":"q_proj","modules_to_save":["action_out_proj","state_proj"],'
+    '"batch":16,"draws":4,"steps":16,"learning_rate":0.002,"weight_decay":0.0001,"betas":[0.9,0.99],'
+    '"clip":1.0,"seed":0,"never_train":[]}'
+)
+"""As it stands in the signed manifests of the first versions."""
+
+
+def test_a_recipe_of_the_first_release_is_written_as_it_was_read() -> None:
+    recipe = Recipe.model_validate_json(FIRST_RELEASE)
+    assert recipe.model_dump_json() == FIRST_RELEASE
+    assert (recipe.mu, recipe.mask_padding, recipe.keep_optimiser) == (0, False, True)
+    assert recipe.schedule == "cosine"
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "mu": st.floats(0, 10),
+            "mask_padding": st.booleans(),
+            "keep_optimiser": st.booleans(),
+            "schedule": st.sampled_from(["cosine", "constant"]),
+        },
+    )
+)
+def test_a_recipe_survives_the_wire(fields: dict[str, Any]) -> None:
+    recipe = Recipe.model_validate(fields)
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+    written = recipe.model_dump(mode="json")
+    assert {name for name in LATER if name in written} == {
+        name for name in LATER if getattr(recipe, name) != getattr(Recipe(), name)
+    }
+
+
+@pytest.mark.parametrize("wrong", [{"mu": -1}, {"schedule": "linear"}, {"mu": float("nan")}])
+def test_what_no_trainer_could_do_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Recipe.model_validate(wrong)
