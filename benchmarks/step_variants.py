@@ -164,7 +164,8 @@ class Variants:
         return loop
 
     def _step(self, tier: str, draws: int) -> Outcome:
-        total, count = self._loops[draws].step(self._samples[tier], STEP)[TASK]
+        losses, _ = self._loops[draws].step(self._samples[tier], STEP)
+        total, count = losses[TASK]
         return self._outcome(total / count)
 
     def _outcome(self, loss: float) -> Outcome:

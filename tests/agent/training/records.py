@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agent.training.history import UpdateRecord
+from agent.training.update import Update
 
 RED, GREEN = "push the red cube to the left", "push the green cube to the right"
 COSTS = frozenset({"steps_per_second", "peak_memory_bytes", "peak_gpu_memory_bytes"})
@@ -31,3 +32,9 @@ def made_record(number: int = 0, **changes: Any) -> UpdateRecord:
         "peak_memory_bytes": 900_000_000,
     }
     return UpdateRecord.model_validate(fields | changes)
+
+
+def repeatable(update: Update) -> dict[str, float]:
+    """The metrics that two runs of an update share."""
+    assert update.header.metrics.keys() >= {"steps_per_second", "peak_memory_bytes"}
+    return {name: value for name, value in update.header.metrics.items() if name not in COSTS}

@@ -81,6 +81,7 @@ def test_metrics_per_task_are_summed_up_as_their_mean() -> None:
         "train_loss": 0.375,
         "eval_loss": 0.75,
         "action_mse": 1.5,
+        "learning_rate": 1e-3,
         "gradient_norm": 1.0,
         "gradient_norm_max": 2.0,
         "trainable_parameters": 1000,

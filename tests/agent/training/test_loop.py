@@ -54,7 +54,7 @@ class Bench:
     ) -> torch.Tensor:
         """Take a step after `begin` with the `fields` of a checkpoint; its gradient."""
         loop.begin(progress(**fields), start or self.start)
-        self.losses = loop.step(self.samples, NUMBER)
+        self.losses, _ = loop.step(self.samples, NUMBER)
         return self.gradient()
 
     def gradient(self) -> torch.Tensor:

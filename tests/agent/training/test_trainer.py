@@ -22,13 +22,7 @@ from shared.messages import UpdateHeader
 from shared.policy.initial import initial_adapter
 from shared.recipe import Recipe
 from tests.agent.training.conftest import TASKS
-from tests.agent.training.records import COSTS, made_record
-
-
-def repeatable(update: Update) -> dict[str, float]:
-    """The metrics that two runs of an update share."""
-    assert update.header.metrics.keys() >= {"steps_per_second", "peak_memory_bytes"}
-    return {name: value for name, value in update.header.metrics.items() if name not in COSTS}
+from tests.agent.training.records import made_record, repeatable
 
 
 class Killed(BaseException):
