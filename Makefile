@@ -19,7 +19,7 @@ OTHERS := $(addprefix --ignore=,$(REAL_TIME))
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 ONCE_MORE := --last-failed --last-failed-no-failures none
 
-.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
+.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -57,6 +57,9 @@ bench-clocks: install ## one policy in lockstep and through the serial port: equ
 
 bench-gate: install ## what the gate finds in a corpus of broken and sound episodes, beside public checkers (SEED=n, PEERS=0)
 	$(PY) -m benchmarks.bench_gate --seed $(SEED) $(if $(filter 0,$(PEERS)),--no-peers)
+
+bench-learning: install ## federated against pooled training in simulated time: hours, goes on where it stopped (SEEDS="0 1 2", ARMS="async sync")
+	$(PY) -m benchmarks.learning --docs docs/learning $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ARMS),--arms $(ARMS))
 
 bench-preempt: install ## how soon the trainer is gone when the operator wants the busy machine (SEED=n)
 	$(PY) -m benchmarks.bench_preempt --seed $(SEED)
