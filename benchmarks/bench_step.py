@@ -8,8 +8,11 @@ cached prefixes, both read from disk; and the latter with four draws per frame. 
 clipping and AdamW in it, with a learning rate of 0, so that all start from the same numbers. A ratio is the
 median over the turns; that of four draws is per draw.
 
+Then `lerobot-train` and the agent's trainer, each on its own, from the same dataset on disk
+(`benchmarks.end_to_end`).
+
 Exits with 1 when a ratio on the CPU, or a difference of loss or gradient, misses its target. The ratios on a
-GPU are only reported.
+GPU, and what is measured from disk, are only reported.
 """
 
 import argparse
@@ -36,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STOCK, VISION, PREFIX, SHARED = "lerobot", "vision tier", "prefix tier", "prefix tier, 4 draws"
 RATIO_TARGETS = {"ratio_vision": 6.0, "ratio_prefix": 14.0, "ratio_shared_draws": 16.0}
 EXACT_TARGET, HALF_TARGET = 1e-5, 1e-3
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
 BUSY = 0.9
 """Processor time over wall time of one thread, below which something else had its core."""
 
@@ -137,11 +141,10 @@ def measure(rounds: int, seed: int) -> tuple[bool, dict[str, Any]]:
     torch.set_num_threads(1)
     devices = {"cpu": ""} | ({"cuda": "gpu_"} if torch.cuda.is_available() else {})
     folder = Path(tempfile.mkdtemp(prefix="armfleet-bench-step-"))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     figures: dict[str, Any] = {}
     ok, tables = True, []
     try:
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*COLUMNS, console=Console(stderr=True)) as progress:
             task = progress.add_task("building SmolVLA", total=len(devices) * (4 * (rounds + 1) + 2))
             policy = full_size_policy(folder / "vlm", CAMERAS, seed)
             for device, prefix in devices.items():
@@ -164,14 +167,34 @@ def measure(rounds: int, seed: int) -> tuple[bool, dict[str, Any]]:
     return ok, figures
 
 
+def measure_all(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
+    """Both parts; whether the targets are met, and the figures."""
+    ok, figures = measure(options.rounds, options.seed)
+    if not options.end_to_end:
+        return ok, figures
+    from benchmarks import end_to_end
+
+    folder = Path(tempfile.mkdtemp(prefix="armfleet-bench-step-"))
+    try:
+        with Progress(*COLUMNS, console=Console(stderr=True)) as progress:
+            task = progress.add_task("from disk", total=3)
+            pace = end_to_end.measure(
+                folder, options.seed, lambda what: progress.update(task, advance=1, description=what)
+            )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return ok, figures | pace.figures()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, and returns the exit status; the last line is JSON."""
     parser = argparse.ArgumentParser(description="A training step from the cache, beside LeRobot's.")
     parser.add_argument("--rounds", type=int, default=3, help="timed turns, at least 3 for a median")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--no-end-to-end", dest="end_to_end", action="store_false", help="leave that out")
     parser.add_argument("--out", type=Path, default=ROOT / "bench-step.json", help="the result as JSON")
     options = parser.parse_args(arguments)
-    return measured("step", options.out, lambda: measure(options.rounds, options.seed))
+    return measured("step", options.out, lambda: measure_all(options))
 
 
 if __name__ == "__main__":

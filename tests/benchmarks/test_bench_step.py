@@ -48,3 +48,24 @@ def test_differences_are_relative():
 
     apart = difference(Outcome(2.0, torch.tensor([3.0, 4.0])), Outcome(2.5, torch.tensor([3.0, 4.5])))
     assert (apart.loss, apart.gradient) == (0.25, pytest.approx(0.1))
+
+
+def test_the_pace_from_disk_is_read_off_lerobots_log_and_the_cache_counts_once_per_frame():
+    from benchmarks import end_to_end
+
+    line = "INFO step:{} smpl:4 ep:0 epch:0.25 loss:1.2 grdn:1.0 lr:1.0e-04 updt_s:{} data_s:0.400"
+    log = "\n".join(
+        line.format(number, seconds) for number, seconds in ((1, 90.0), (2, 7.6), (3, 9.6), (4, 5.6))
+    )
+    assert end_to_end.lerobot_pace(log) == 2.0
+    with pytest.raises(RuntimeError, match="told of 0 steps"):
+        end_to_end.lerobot_pace("it ended early")
+    figures = end_to_end.Pace(lerobot_s=2.0, ours_s=0.25, cached_s=3.5).figures()
+    assert figures == {
+        "lerobot_train_frames_per_s": 0.5,
+        "trainer_frames_per_s": 4.0,
+        "trainer_frames_per_s_10_visits": 1.667,
+        "trainer_frames_per_s_100_visits": 3.509,
+        "ratio_end_to_end": 8.0,
+        "visits_until_the_cache_pays": 2.0,
+    }
