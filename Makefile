@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PY := .venv/bin/python
 SEED ?= 0
+NODES ?= 12
 SUDO := $(shell [ $$(id -u) -eq 0 ] || echo sudo)
 export UV_PYTHON_DOWNLOADS ?= automatic
 # The wheels need no hub, and a worker per core is plenty.
@@ -19,7 +20,7 @@ OTHERS := $(addprefix --ignore=,$(REAL_TIME))
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
 ONCE_MORE := --last-failed --last-failed-no-failures none
 
-.PHONY: help install test lint demo base bench-loop bench-record bench-clocks bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
+.PHONY: help install test lint demo simulate base bench-loop bench-record bench-clocks bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -42,6 +43,15 @@ lint: install ## ruff and mypy only
 
 demo: install ## one coordinator and three virtual workstations teach each other (SEED=n, KEEP=1)
 	$(PY) -m cli.main demo --seed $(SEED) $(if $(KEEP),--keep)
+
+simulate: .venv/.simulate ## many virtual nodes under Flower's simulation engine, no SuperLink (NODES=12, STATIONS=n, ROUNDS=n, SEED=n)
+	$(PY) -m benchmarks.simulate --nodes $(NODES) --seed $(SEED) \
+	  $(if $(STATIONS),--stations $(STATIONS)) $(if $(ROUNDS),--rounds $(ROUNDS))
+
+.venv/.simulate: benchmarks/simulate/requirements.txt .venv/.installed
+	@$(PY) -m uv pip install -q --python $(PY) --require-hashes -r $< || { echo "ray and flwr-datasets can't be \
+	installed. Python must be 3.12 or 3.13 on Linux; check the network and run make simulate again."; exit 1; }
+	@touch $@
 
 base: install ## pretrain the tiny base policy in the simulator (about 25 minutes)
 	$(PY) -m sim.pretrain --out sim/base
@@ -79,6 +89,9 @@ soak-episodes: install ## SIGKILL at hundreds of points of recording, gate, trai
 lock: ## resolve the dependencies again into requirements.lock
 	$(PY) -m uv pip compile --python 3.12 --generate-hashes --no-header --all-extras \
 	  --no-emit-index-url --no-emit-find-links pyproject.toml -o requirements.lock
+	$(PY) -m uv pip compile --python 3.12 --generate-hashes --no-header --constraints requirements.lock \
+	  --no-emit-index-url --no-emit-find-links benchmarks/simulate/requirements.in \
+	  -o benchmarks/simulate/requirements.txt
 
 clean: ## remove what demo and tests leave
-	rm -rf demo-run demo-report.json bench-*.json soak-*.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo-run demo-report.json simulate-run simulate.json bench-*.json soak-*.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

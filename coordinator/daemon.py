@@ -25,7 +25,7 @@ from coordinator.exchange import app_bundle
 from coordinator.exchange.desk import CheckInDesk
 from coordinator.exchange.run_keeper import RunKeeper
 from coordinator.exchange.superlink import SuperLink
-from coordinator.layout import CA_CERT, CA_FOLDER
+from coordinator.layout import CA_CERT, CA_FOLDER, RUN_FILE
 from coordinator.registry.nodes import Node
 from coordinator.registry.registry import Registry
 from coordinator.registry.targets import Publisher
@@ -84,7 +84,7 @@ class Daemon:
         self._publisher = Publisher(state / "tuf")
         self._rounds = Rounds(config, self._registry, self._publisher)
         self._superlink = SuperLink(config.superlink.address, (state / CA_FOLDER / CA_CERT).read_bytes())
-        self._keeper = RunKeeper(self._superlink, lambda: app_bundle.build(config), state / "run.json")
+        self._keeper = RunKeeper(self._superlink, lambda: app_bundle.build(config), state / RUN_FILE)
         self._desk = CheckInDesk(config, self._fleet, self._registry, self._publisher)
         self._invitations = Invitations(state / "invitations")
         jobs = EvaluationJobs(config, self._registry)

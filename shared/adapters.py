@@ -22,6 +22,8 @@ from shared.files import write_atomic
 from shared.recipe import Recipe
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
+PACKED = "adapter"
+"""Key of a packed adapter's metadata. The only one: safetensors writes several in an order that varies."""
 Tensors = dict[str, np.ndarray]
 
 
@@ -102,12 +104,13 @@ def read_adapter(folder: Path) -> tuple[Tensors, dict[str, Any], Manifest | None
 
 
 def pack_adapter(folder: Path) -> bytes:
-    """One safetensors file with the two JSON files in its metadata: the form that is signed and sent."""
+    """One safetensors file with the two JSON files in its metadata: the form that is signed and sent. The
+    same folder gives the same bytes."""
     tensors, config, manifest = read_adapter(folder)
-    metadata = {"format": "pt", CONFIG: json.dumps(config, sort_keys=True)}
+    about: dict[str, Any] = {CONFIG: config}
     if manifest is not None:
-        metadata[MANIFEST] = manifest.model_dump_json()
-    return save(tensors, metadata=metadata)
+        about[MANIFEST] = manifest.model_dump(mode="json")
+    return save(tensors, metadata={PACKED: json.dumps(about, sort_keys=True)})
 
 
 def unpack_adapter(file: Path, folder: Path) -> Manifest | None:
@@ -118,11 +121,11 @@ def unpack_adapter(file: Path, folder: Path) -> Manifest | None:
     """
     try:
         with safe_open(file, "np") as source:
-            metadata = source.metadata() or {}
+            about = json.loads((source.metadata() or {})[PACKED])
         tensors = load_file(file)
-        config = json.loads(metadata[CONFIG])
-        manifest = Manifest.model_validate_json(metadata[MANIFEST]) if MANIFEST in metadata else None
-    except (SafetensorError, OSError, KeyError, ValueError, ValidationError) as error:
+        config = about[CONFIG]
+        manifest = Manifest.model_validate(about[MANIFEST]) if MANIFEST in about else None
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, ValidationError) as error:
         raise ArmfleetError(
             f"{file.name} is no packed adapter ({error})", code=ExitCode.VERSION_REFUSED
         ) from error

@@ -14,6 +14,11 @@ LICENSE = "Apache-2.0, see https://www.apache.org/licenses/LICENSE-2.0\n"
 README = "# armfleet exchange\n\nPoints to the installed armfleet package; holds no code of its own.\n"
 
 
+def run_config(config: CoordinatorConfig) -> dict[str, str | float]:
+    """What the ServerApp is told."""
+    return {"socket": str(config.coordinator.socket), "poll-s": config.exchange.poll_s}
+
+
 def files(config: CoordinatorConfig) -> dict[str, bytes]:
     """The app's files by name."""
     project = {
@@ -32,10 +37,7 @@ def files(config: CoordinatorConfig) -> dict[str, bytes]:
                         "serverapp": "coordinator.exchange.server_app:app",
                         "clientapp": "agent.exchange.client_app:app",
                     },
-                    "config": {
-                        "socket": str(config.coordinator.socket),
-                        "poll-s": config.exchange.poll_s,
-                    },
+                    "config": run_config(config),
                 }
             }
         },

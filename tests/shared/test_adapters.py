@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
-from shared.adapters import Manifest, digest, pack_adapter, read_adapter, unpack_adapter, write_adapter
+from shared.adapters import (
+    PACKED,
+    Manifest,
+    digest,
+    pack_adapter,
+    read_adapter,
+    unpack_adapter,
+    write_adapter,
+)
 from shared.errors import ArmfleetError
 from shared.recipe import Recipe
 
@@ -45,6 +54,12 @@ def test_a_packed_adapter_unpacks_to_the_same_folder(tmp_path):
     assert (config, read) == (PEFT, manifest())
 
 
+def test_a_version_packs_to_the_same_bytes_each_time(tmp_path):
+    """What is signed must not change with each look: it would be signed and sent anew."""
+    write_adapter(tmp_path, TENSORS, PEFT, manifest())
+    assert len({pack_adapter(tmp_path) for _ in range(20)}) == 1
+
+
 def test_tensors_other_than_the_manifest_names_are_refused(tmp_path):
     write_adapter(tmp_path, TENSORS, PEFT, manifest({"other": np.ones(1, np.float32)}))
     with pytest.raises(ArmfleetError, match="not those its manifest names"):
@@ -57,6 +72,12 @@ def test_a_damaged_file_is_refused_with_a_sentence(tmp_path):
     weights.write_bytes(weights.read_bytes()[:50])
     with pytest.raises(ArmfleetError, match="can't be read"):
         read_adapter(tmp_path)
-    (tmp_path / "x").write_bytes(b"no adapter")
-    with pytest.raises(ArmfleetError, match="no packed adapter"):
-        unpack_adapter(tmp_path / "x", tmp_path)
+    for content in (
+        b"no adapter",
+        save(TENSORS),
+        save(TENSORS, {PACKED: "[]"}),
+        save(TENSORS, {PACKED: "{}"}),
+    ):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(ArmfleetError, match="no packed adapter"):
+            unpack_adapter(tmp_path / "x", tmp_path)
