@@ -175,5 +175,5 @@ def ours(base: Path, store: Path, state: Path, seed: int) -> tuple[float, float]
     ends = []
     began = time.perf_counter()
     trainer.train(tensors, 0, recipe, 1e-4, on_step=lambda *_: ends.append(time.perf_counter()))
-    step_s = statistics.median(np.diff(ends))
+    step_s = float(np.median(np.diff(ends)))
     return (ends[0] - began - step_s) / FRAMES, step_s / BATCH
