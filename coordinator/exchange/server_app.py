@@ -15,6 +15,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from loguru import logger
 
+from coordinator.exchange.pulls import Pulls
 from shared.envelope import pack, unpack
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
@@ -37,26 +38,27 @@ def main(grid: Grid, context: Context) -> None:
     socket, poll_s = str(context.run_config["socket"]), float(context.run_config["poll-s"])
     client = UdsClient(Path(socket), DAEMON_TIMEOUT_S)
     try:
-        Courier(grid, client, context.run_id).run(poll_s)
+        Courier(grid, client, context.run_id, poll_s).run()
     finally:
         client.close()
 
 
 class Courier:
-    """One run's loop."""
+    """One run's loop, every `poll_s` seconds."""
 
-    def __init__(self, grid: Grid, client: UdsClient, run_id: int) -> None:
-        self._grid, self._client, self._run_id = grid, client, run_id
-        self._in_flight: dict[str, dict[str, Any]] = {}
-        """Flower message id: {node_id, check_in, deadline}."""
+    def __init__(self, grid: Grid, client: UdsClient, run_id: int, poll_s: float) -> None:
+        self._grid, self._client, self._run_id, self._poll_s = grid, client, run_id, poll_s
+        self._pulls = Pulls(grid, poll_s)
+        self._in_flight: dict[str, Mapping[str, Any]] = {}
+        """Flower message id: {node_id, check_in, ttl_s}."""
         self._answers: deque[bytes] = deque()
         """Envelopes for the daemon that it has not taken yet."""
         self._away_said = float("-inf")
 
-    def run(self, poll_s: float) -> None:
+    def run(self) -> None:
         """Work until the daemon says that the run is over."""
         while self.step():
-            time.sleep(poll_s)
+            time.sleep(self._poll_s)
         logger.info("the daemon ended the run")
 
     def step(self) -> bool:
@@ -99,22 +101,18 @@ class Courier:
             if message_id is None:
                 self._report(item, "the SuperLink did not take the message")
             else:
-                self._in_flight[message_id] = {**item, "deadline": time.monotonic() + item["ttl_s"]}
+                self._in_flight[message_id] = item
+                self._pulls.begin(message_id, item["ttl_s"])
 
     def _collect(self) -> None:
-        if not self._in_flight:
-            return
-        for reply in self._grid.pull_messages(list(self._in_flight)):
-            item = self._in_flight.pop(reply.metadata.reply_to_message_id, None)
-            if item is None:
-                logger.warning("an answer to an unknown message was dropped")
+        for message_id, reply in self._pulls.ended():
+            item = self._in_flight.pop(message_id)
+            if reply is None:
+                self._report(item, "no answer within its time to live")
             elif reply.has_error():
                 self._report(item, f"{reply.error.reason} (code {reply.error.code})")
             else:
                 self._deliver(item, reply)
-        now = time.monotonic()
-        for message_id in [key for key, item in self._in_flight.items() if item["deadline"] < now]:
-            self._report(self._in_flight.pop(message_id), "no answer within its time to live")
 
     def _deliver(self, item: Mapping[str, Any], reply: Message) -> None:
         record = reply.content.config_records.get(RECORD)

@@ -1,7 +1,11 @@
 """The courier between Flower's grid and the daemon, and the keeper of the run, with both ends played."""
 
+import threading
+import time
+
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.task_identity import TaskIdentity
 
 from coordinator.exchange.run_keeper import SETTLED_S, RunKeeper
@@ -12,13 +16,16 @@ from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 
 CHECK_IN = "c" * 32
+LIMIT_S = 20.0
 
 
 class Grid:
-    """Takes messages and gives back what the test put into `replies`."""
+    """Takes messages and gives back what the test put into `replies`; those to messages in `half` come when
+    `rest` is set, asking for those in `broken` fails."""
 
     def __init__(self):
         self.sent, self.replies, self.refuses = [], [], False
+        self.half, self.rest, self.broken = set(), threading.Event(), {}
 
     def get_node_ids(self):
         return [1, 2]
@@ -30,9 +37,12 @@ class Grid:
         return [f"m{len(self.sent)}"]
 
     def pull_messages(self, message_ids):
-        ready = [r for r in self.replies if r.metadata.reply_to_message_id in message_ids]
-        self.replies = [r for r in self.replies if r not in ready]
-        return ready
+        (message_id,) = message_ids
+        if message_id in self.broken:
+            raise self.broken[message_id]
+        if message_id in self.half:
+            self.rest.wait(LIMIT_S)
+        return [r for r in self.replies if r.metadata.reply_to_message_id == message_id]
 
 
 class Daemon:
@@ -40,7 +50,7 @@ class Daemon:
 
     def __init__(self):
         self.away, self.over, self.plans, self.answers = False, False, [], []
-        self.chokes_on = None
+        self.chokes_on, self.ttl_s = None, 60.0
 
     def _check(self):
         if self.away:
@@ -50,7 +60,7 @@ class Daemon:
         self._check()
         self.asked = unpack(content)[0]
         due, self.plans = self.plans, []
-        items = [{"node_id": n, "check_in": c, "ttl_s": 60.0} for n, c, _ in due]
+        items = [{"node_id": n, "check_in": c, "ttl_s": self.ttl_s} for n, c, _ in due]
         return pack({"over": self.over, "check_ins": items}, {c: data for _, c, data in due})
 
     def post(self, url, content):
@@ -78,7 +88,17 @@ def world(monkeypatch):
     for name in ("_task_id", "_run_id", "_node_id"):  # set by the process that runs a ServerApp
         monkeypatch.setattr(TaskIdentity, name, 5)
     grid, daemon = Grid(), Daemon()
-    return grid, daemon, Courier(grid, daemon, run_id=5)
+    yield grid, daemon, Courier(grid, daemon, run_id=5, poll_s=0.001)
+    grid.rest.set()
+
+
+def until(courier, condition):
+    """Let the courier work until something holds: replies come from threads."""
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        assert courier.step()
+        time.sleep(0.001)
 
 
 def test_a_check_in_goes_out_and_its_answer_comes_back(world):
@@ -91,7 +111,7 @@ def test_a_check_in_goes_out_and_its_answer_comes_back(world):
     assert message.content["envelope"]["data"] == b"question"
     assert (message.metadata.dst_node_id, message.metadata.ttl) == (1, 60.0)
     grid.replies = [Replied("m1", b"answer")]
-    courier.step()
+    until(courier, lambda: daemon.answers)
     assert daemon.answers == [({"node_id": 1, "check_in": CHECK_IN, "error": None}, {"reply": b"answer"})]
 
 
@@ -100,7 +120,7 @@ def test_answers_are_kept_while_the_daemon_is_away(world):
     daemon.plans = [(1, CHECK_IN, b"question")]
     courier.step()
     daemon.away, grid.replies = True, [Replied("m1", b"answer")]
-    assert courier.step()
+    until(courier, lambda: courier._answers)
     assert courier.step()
     daemon.away = False
     courier.step()
@@ -113,7 +133,7 @@ def test_an_answer_that_the_daemon_fails_on_does_not_hold_up_the_others(world):
     courier.step()
     daemon.chokes_on, grid.replies = b"bad", [Replied("m1", b"bad"), Replied("m2", b"good")]
     daemon.plans = [(1, "e" * 32, b"next question")]
-    assert courier.step()
+    until(courier, lambda: daemon.answers)
     assert [blobs["reply"] for _, blobs in daemon.answers] == [b"good"]
     assert len(grid.sent) == 3, "the plan was asked for all the same"
 
@@ -130,8 +150,37 @@ def test_what_went_wrong_is_told(world, reply, reason):
     daemon.plans = [(1, CHECK_IN, b"question")]
     courier.step()
     grid.replies = [reply]
-    courier.step()
+    until(courier, lambda: daemon.answers)
     assert daemon.answers == [({"node_id": 1, "check_in": CHECK_IN, "error": reason}, {})]
+
+
+def test_a_reply_that_never_arrives_whole_holds_up_no_other_station(world):
+    """Its sender died in the middle; Flower's grid waits three minutes for the rest."""
+    grid, daemon, courier = world
+    daemon.plans = [(1, CHECK_IN, b"question"), (2, "d" * 32, b"question")]
+    grid.half = {"m1"}
+    grid.replies = [Replied("m1", error=Error(code=3, reason="half")), Replied("m2", b"good")]
+    until(courier, lambda: daemon.answers)
+    assert [header["node_id"] for header, _ in daemon.answers] == [2]
+    daemon.plans = [(2, "e" * 32, b"next question")]
+    until(courier, lambda: len(grid.sent) == 3)
+    grid.rest.set()
+    until(courier, lambda: len(daemon.answers) > 1)
+    assert daemon.answers[1][0]["error"] == "half (code 3)"
+
+
+def test_a_reply_that_does_not_come_in_time_is_reported(world):
+    _, daemon, courier = world
+    daemon.ttl_s, daemon.plans = 0.0, [(1, CHECK_IN, b"question")]
+    until(courier, lambda: daemon.answers)
+    assert "time to live" in daemon.answers[0][0]["error"]
+
+
+def test_a_run_that_flower_has_ended_ends_the_courier(world):
+    grid, daemon, courier = world
+    daemon.plans, grid.broken = [(1, CHECK_IN, b"question")], {"m1": RunNotRunningException()}
+    with pytest.raises(RunNotRunningException):
+        until(courier, lambda: False)
 
 
 def test_a_message_that_the_superlink_does_not_take_is_reported(world):
