@@ -33,6 +33,7 @@ from shared.codec import encode
 from shared.files import sha256
 from shared.messages import UpdateHeader
 from shared.recipe import Recipe
+from tests.agent.training.records import made_record
 
 NODES = 2
 PATIENCE_S = 60.0
@@ -56,7 +57,7 @@ class ConstantTrainer:
             examples=10,
             steps=recipe.steps,
         )
-        update = Update(header, delta)
+        update = Update(header, delta, made_record(update=header.id, version=version))
         deliver(update)
         return update
 
