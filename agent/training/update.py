@@ -89,7 +89,7 @@ def make_update(
         sha256=sha256(data),
         examples=examples,
         steps=progress.step,
-        losses=record.train_loss,
+        losses={task: _short(loss) for task, loss in record.train_loss.items()},
         metrics=metrics_of(record),
         calibrations=sorted(set(filter(None, calibrations)))[:MAX_CALIBRATIONS],
         seconds=record.seconds,
@@ -105,8 +105,14 @@ def metrics_of(record: UpdateRecord) -> dict[str, float]:
         for name in ("eval_loss", "action_mse")
         for task, value in record.per_task.get(name, {}).items()
     }
-    finite = ((name, x) for name, x in (record.scalars | per_task).items() if math.isfinite(x))
+    finite = ((name, _short(x)) for name, x in (record.scalars | per_task).items() if math.isfinite(x))
     return dict(islice(finite, MAX_METRICS))
+
+
+def _short(value: float) -> float:
+    """Four significant digits, a count in full: nobody reads more, and a number of eight digits on the wire
+    can't be told from a recorded joint's value (steps/s and joints are both ratios of small integers)."""
+    return value if float(value).is_integer() else float(f"{value:.4g}")
 
 
 def metric_name(prefix: str, task: str) -> str:

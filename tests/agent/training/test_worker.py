@@ -152,7 +152,7 @@ def test_update_survives_sigkill_in_the_middle(
     assert folder.name == header.id == update_id
     assert (header.steps, header.base_version, header.node) == (400, 0, "station-a")
     (record,) = History(station.parent / "state" / "training").records()
-    assert (record.update, record.train_loss) == (update_id, header.losses)
+    assert (record.update, record.train_loss) == (update_id, pytest.approx(header.losses, rel=1e-3))
 
     endless = recipe.model_copy(update={"steps": 100_000}).model_dump(mode="json")
     daemon.request("train", **order | {"recipe": endless})
