@@ -27,7 +27,6 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from loguru import logger
 
 from shared import envelope
-from shared.errors import ArmfleetError
 from shared.files import write_atomic
 
 CALL_S, RETRY_S = 10.0, 30.0
@@ -129,26 +128,30 @@ def finish_reply(port: int, path: Path) -> None:
     """Push the reply that an executor was killed at, if there is one, to the SuperNode that may wait for it.
 
     A SuperNode that no longer knows the task refuses; then nothing is lost: the coordinator asks again.
+
+    Raises:
+        httpx.TransportError: the SuperNode is away; the reply is kept.
     """
     try:
         head, objects = envelope.unpack(path.read_bytes())
+        reply = inflate_object_from_contents(head["id"], objects)
+        assert isinstance(reply, Message)
+        context = Context(head["run"], head["node"], {}, RecordDict(), {})
+        client = runtime_client(port, RuntimeTokenHttpInterceptor(head["token"]))
     except FileNotFoundError:
         return
-    except ArmfleetError:
-        logger.warning("{} can't be read and is removed: the coordinator will ask again", path)
+    except Exception as error:  # whatever it holds: it must not stop the next executor, too
+        logger.warning("{} can't be used and is removed, the coordinator will ask again ({})", path, error)
         path.unlink()
         return
-    reply = inflate_object_from_contents(head["id"], objects)
-    assert isinstance(reply, Message)
-    context = Context(head["run"], head["node"], {}, RecordDict(), {})
-    client = runtime_client(port, RuntimeTokenHttpInterceptor(head["token"]))
     try:
         push_message(client, reply, context)
         push_task_output(client, None, SubStatus.COMPLETED, "")
         logger.info("a reply that was cut short has been pushed to its end")
-    except httpx.HTTPStatusError as error:
-        code = error.response.status_code
-        logger.info("the SuperNode no longer takes a reply that was cut short ({})", code)
+    except httpx.TransportError:
+        raise  # the SuperNode is away: later again
+    except Exception as error:
+        logger.info("the SuperNode no longer takes a reply that was cut short ({})", error)
     finally:
         client.close()
     path.unlink()

@@ -29,6 +29,7 @@ from agent.exchange import executor as module
 from agent.exchange import task as task_module
 from agent.exchange.client_app import FIELD, NOT_NOW, RECORD, REFUSED, make_app
 from agent.exchange.executor import Executor
+from shared.envelope import pack
 from shared.files import sha256
 
 SECRET = b"shared by SuperNode and executor"
@@ -264,7 +265,7 @@ def test_reply_that_a_killed_executor_was_pushing_is_pushed_to_its_end_by_the_ne
     assert b"dnoces" in supernode.content(reply)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not an envelope"])
+@pytest.mark.parametrize("damage", [b"", b"not an envelope", pack({"id": "x", "token": "t"})])
 def test_kept_reply_that_nobody_waits_for_is_dropped(
     supernode: SuperNodeStandIn, make: Make, tmp_path: Path, damage: bytes
 ) -> None:
