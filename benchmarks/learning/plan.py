@@ -66,6 +66,10 @@ class Shown(Asked):
         return FIRST_DEMONSTRATION + 1_000_000 * seed + 10_000 * self.source
 
 
+ROUNDING_S = 1e-8
+"""Work this short that is left when a window closes is rounding, and doesn't wait for the next one."""
+
+
 class Window(PlanModel):
     """Training is allowed in the first `open_s` of every `period_s`, simulated seconds."""
 
@@ -79,8 +83,8 @@ class Window(PlanModel):
             opens = period * self.period_s
             begin = max(start, opens)
             room = max(0.0, opens + self.open_s - begin)
-            if left <= room:
-                return begin + left
+            if left <= room + ROUNDING_S:
+                return begin + min(left, room)
             left, period = left - room, period + 1
 
 

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.learning.arms import ARMS, SYNC, UNEQUAL
@@ -134,6 +134,7 @@ def test_equal_stations_and_k_of_all_are_synchronous_rounds(count, speed, number
 
 
 @given(windows, st.floats(0, 5000), st.floats(0.1, 5000))
+@example(Window(period_s=97.45604210026984, open_s=19.49120842005397), 0.0, 97.45604210026984)
 def test_work_is_done_inside_the_window(window, start, work_s):
     def open_until(time):
         whole, rest = divmod(time, window.period_s)
