@@ -9,7 +9,8 @@ counts as found when the episode is quarantined with a check id that fits it, or
 defect off, admitted with a note that fits.
 
 Exits with 1 when fewer than 95 % of the plain and blatant or 75 % of the subtle defects are found, when a
-sound episode is quarantined, or when an episode costs a second of processor time.
+sound episode is quarantined, or when an episode costs a second of processor time (all sound ones in one call,
+as an import judges them; a call for one episode also starts Python: `seconds_per_call`).
 """
 
 import argparse
@@ -108,12 +109,9 @@ def _spent() -> float:
 
 def ask_gate(corpus: Path, case: Case, watch: Stopwatch) -> list[dict[str, Any]]:
     """The lines of `armfleet gate` on a case; none when it failed."""
-    command = [sys.executable, "-m", "cli.main", "gate", "--json"]
-    command += [str(corpus / path) for path in case.paths]
-    if case.history is not None:
-        command += ["--history", str(corpus / case.history)]
+    history = ["--history", str(corpus / case.history)] if case.history is not None else []
     with watch.over(len(case.paths)):
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=CALL_S, check=False)
+        done = _gate([*(str(corpus / path) for path in case.paths), *history])
     try:
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
     except ValueError:
@@ -121,6 +119,20 @@ def ask_gate(corpus: Path, case: Case, watch: Stopwatch) -> list[dict[str, Any]]
     if not lines:
         print(f"{case.name}: no answer ({done.returncode}): {done.stderr.strip()[-300:]}", flush=True)
     return lines
+
+
+def _gate(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "cli.main", "gate", "--json", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=CALL_S, check=False)
+
+
+def time_together(corpus: Path, cases: Sequence[Case]) -> Stopwatch:
+    """Judge the episodes of all cases in one call."""
+    watch, paths = Stopwatch(), [str(corpus / path) for case in cases for path in case.paths]
+    if paths:
+        with watch.over(len(paths)):
+            _gate(paths)
+    return watch
 
 
 def make_corpus(out: Path, seed: int, motion: Path | None, only: list[str]) -> None:
@@ -188,8 +200,9 @@ def _said(row: Result) -> str:
     return f"({others})" if others else "-"
 
 
-def figures(results: list[Result], watch: Stopwatch) -> tuple[bool, dict[str, Any]]:
-    """Whether the gate met its targets, and the numbers."""
+def figures(results: list[Result], calls: Stopwatch, together: Stopwatch) -> tuple[bool, dict[str, Any]]:
+    """Whether the gate met its targets, and the numbers; `calls` timed one call per case, `together` one for
+    all sound episodes."""
     defects = [result for result in results if result.case.kind == "defect"]
     sound = [result for result in results if result.case.kind == "sound"]
     by_severity = {
@@ -203,7 +216,8 @@ def figures(results: list[Result], watch: Stopwatch) -> tuple[bool, dict[str, An
         "sound": len(sound),
         "sound_refused": refused,
         "sound_undecided": sum(result.undecided for result in sound),
-        "seconds_per_episode": watch.per_episode,
+        "seconds_per_episode": together.per_episode,
+        "seconds_per_call": calls.per_episode,
     }
     for severity, found in by_severity.items():
         numbers |= {severity: len(found), f"{severity}_found": sum(found)}
@@ -212,7 +226,7 @@ def figures(results: list[Result], watch: Stopwatch) -> tuple[bool, dict[str, An
         refused == 0
         and _share(coarse) >= PLAIN_TARGET
         and _share(by_severity["subtle"]) >= SUBTLE_TARGET
-        and (watch.per_episode or 0.0) < SECONDS_TARGET
+        and (together.per_episode or 0.0) < SECONDS_TARGET
     )
     return ok, numbers
 
@@ -273,7 +287,8 @@ def measure(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
             results.append(judged(case, ask_gate(place, case, watch)))
             if at % 20 == 0:
                 say(f"armfleet: {at} of {len(cases)} cases")
-        ok, numbers = figures(results, watch)
+        together = time_together(place, [case for case in cases if case.kind == "sound"])
+        ok, numbers = figures(results, watch, together)
         for peer in PEERS if options.peers else ():
             numbers |= ask_peer(peer, place, results, say)
         print(table(results, list(results[0].peers) if results else []))

@@ -10,6 +10,7 @@ from typing import Literal
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 THUMBNAIL = 64
 """Side of the grey thumbnails: 4 x 5 pixels of a 240x320 picture are averaged into one, so that a joint's
@@ -166,6 +167,8 @@ class _Taken:
     tints: list[np.ndarray] = field(default_factory=list)
     size: tuple[int, int] = (0, 0)
     errors: int = 0
+    scaler: VideoReformatter = field(default_factory=VideoReformatter)
+    """For the thumbnails alone: a new one for each frame would cost more than the scaling."""
 
     def __post_init__(self) -> None:
         last = max(0, self.expected - 1)
@@ -174,9 +177,8 @@ class _Taken:
     def add(self, frame: av.VideoFrame, time: float) -> None:
         number = len(self.thumbnails)
         self.stamps.append(time)
-        self.thumbnails.append(
-            frame.reformat(THUMBNAIL, THUMBNAIL, format="gray", interpolation="AREA").to_ndarray()
-        )
+        small = self.scaler.reformat(frame, THUMBNAIL, THUMBNAIL, "gray", interpolation="AREA")
+        self.thumbnails.append(small.to_ndarray())
         if number == 0:
             self.size = frame.height, frame.width
         elif self.size != (frame.height, frame.width):

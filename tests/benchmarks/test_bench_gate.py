@@ -77,7 +77,7 @@ def results(plain, subtle, refused=0):
 def test_every_target_counts(plain, subtle, refused, seconds, ok):
     watch = Stopwatch()
     watch.seconds, watch.episodes = seconds, 1
-    met, numbers = figures(results(plain, subtle, refused), watch)
+    met, numbers = figures(results(plain, subtle, refused), Stopwatch(), watch)
     assert met is ok
     assert (numbers["defects"], numbers["defects_found"]) == (40, plain + subtle)
     assert (numbers["sound"], numbers["sound_refused"]) == (3, refused)
