@@ -156,6 +156,10 @@ class TrainingSection(ConfigModel):
     """Frames of a batch that go through the policy at once; unset: all, and fewer when memory runs out. The
     update stays the same up to rounding.
     """
+    memory_limit_gb: float | None = Field(default=None, ge=1)
+    """Memory of the trainer under systemd, in 10^9 bytes, above which it is killed; unset: no limit. Its
+    libraries alone take 0.9 GB.
+    """
 
 
 class ExchangeSection(ConfigModel):

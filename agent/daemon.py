@@ -18,6 +18,7 @@ from loguru import logger
 from agent.activity import Activity, Decision, Verdict, decide, training_window
 from agent.api import make_api
 from agent.arm import ArmDesk
+from agent.cgroup import Cgroup, divide
 from agent.config import AgentConfig, load_agent_config
 from agent.episodes.desk import EpisodeDesk
 from agent.episodes.store import EpisodeStore
@@ -65,9 +66,12 @@ class Agent:
     Args:
         config: agent.toml.
         commands: As from `worker_commands`.
+        cgroup: The trainer's.
     """
 
-    def __init__(self, config: AgentConfig, commands: Mapping[str, tuple[str, ...]]) -> None:
+    def __init__(
+        self, config: AgentConfig, commands: Mapping[str, tuple[str, ...]], cgroup: Cgroup | None
+    ) -> None:
         self.config = config
         self.faults: dict[str, str] = {}
         """Parts that could not be set up, and why."""
@@ -90,7 +94,7 @@ class Agent:
             logger.warning("removed {}: it was being written when the agent was killed", name)
         self.index = Index(config.node.state_dir / "state.sqlite", config.episodes_dir, config.rollouts_dir)
         self.judging = Judging(commands[GATE], self._judged)
-        self.workers = self._make_workers(commands)
+        self.workers = self._make_workers(commands, cgroup)
         self.episodes = EpisodeDesk(
             config, self.index.refresh_episode, self.judging.add, self._interrupt_training
         )
@@ -228,14 +232,17 @@ class Agent:
 
     # ------------------------------------------------------------------ parts
 
-    def _make_workers(self, commands: Mapping[str, tuple[str, ...]]) -> dict[str, Worker]:
+    def _make_workers(
+        self, commands: Mapping[str, tuple[str, ...]], cgroup: Cgroup | None
+    ) -> dict[str, Worker]:
         return {
             "arm": Worker(
                 WorkerSpec("arm", commands["arm"], dies_with_daemon=False), self._arm_event, self._arm_died
             ),
             "policy": Worker(WorkerSpec("policy", commands["policy"]), self._policy_event),
             "trainer": Worker(
-                WorkerSpec("trainer", commands["trainer"], background=True), self._trainer_event
+                WorkerSpec("trainer", commands["trainer"], background=True, cgroup=cgroup),
+                self._trainer_event,
             ),
             "executor": Worker(WorkerSpec("executor", commands["executor"]), self._executor_event),
         }
@@ -334,7 +341,8 @@ async def run(config: AgentConfig, commands: Mapping[str, tuple[str, ...]]) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     with only_one(config.node.state_dir):
-        await Agent(config, commands).run(stop)
+        cgroup = divide(config.training.memory_limit_gb)
+        await Agent(config, commands, cgroup).run(stop)
 
 
 def main(config: Path) -> int:

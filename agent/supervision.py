@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from loguru import logger
 
+from agent.cgroup import Cgroup
 from shared.channel import FD_VARIABLE, ChannelClosed, DaemonChannel
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
@@ -55,6 +56,7 @@ class WorkerSpec:
         dies_with_daemon: SIGKILL when the daemon dies. False for the arm, which must hold and release first.
         start_s: Longest time until the worker says `ready`; cold imports of torch take 17 s on a slow
         machine.
+        cgroup: Where it runs; None: where the daemon runs.
     """
 
     name: str
@@ -63,6 +65,7 @@ class WorkerSpec:
     dies_with_daemon: bool = True
     start_s: float = 300.0
     environment: dict[str, str] = field(default_factory=dict)
+    cgroup: Cgroup | None = None
 
     def command(self) -> list[str]:
         """The whole command line."""
@@ -193,6 +196,8 @@ class Worker:
     def _signal(self, process: asyncio.subprocess.Process) -> None:
         if self.spec.background:
             hasten(process.pid)
+        if self.spec.cgroup is not None:
+            self.spec.cgroup.hasten()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -234,6 +239,8 @@ class Worker:
             return f"could not be started: {error}"
         finally:
             far.close()
+        if self.spec.cgroup is not None:
+            self.spec.cgroup.enclose(process.pid)
         self._channel = channel = await DaemonChannel.open(near, self._event)
         self.state, self.reason = "starting", f"process {process.pid} is loading"
         try:
@@ -256,7 +263,9 @@ class Worker:
         code = await ending
         if late:
             return f"was not ready within {self.spec.start_s:g} s and was killed"
-        return describe_exit(code) + (f": {self._last_error}" if self._last_error else "")
+        starved = self.spec.cgroup is not None and self.spec.cgroup.ran_out_of_memory()
+        why = "out of memory" if starved else self._last_error
+        return describe_exit(code) + (f": {why}" if why else "")
 
     def _event(self, name: str, fields: dict[str, Any]) -> None:
         if name == "ready":

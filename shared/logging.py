@@ -44,7 +44,7 @@ def _to_journal(message: "Message") -> None:
         PRIORITY=str(_priority(record["level"].no)),
         SYSLOG_IDENTIFIER=f"armfleet-{record['extra'].get('component', '')}",
         CODE_FILE=record["file"].path,
-        CODE_LINE=str(record["line"]),
+        CODE_LINE=record["line"],
         **fields,
     )
 

@@ -1,8 +1,14 @@
-"""What a daemon tells systemd (sd_notify(3)); outside systemd every call does nothing."""
+"""Whether a daemon runs under systemd, and what it tells it (sd_notify(3); outside systemd nothing)."""
 
 import os
 
 from systemd import daemon
+
+
+def started_by_systemd() -> bool:
+    """Whether this process is the one that systemd started, not a child of it ($SYSTEMD_EXEC_PID in
+    systemd.exec(5), since systemd 248)."""
+    return os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
 
 
 def notify_ready(status: str) -> None:

@@ -26,6 +26,11 @@ def test_example_is_valid_and_names_ports_that_survive_replugging() -> None:
         ("max_step", "max_stp", r"agent\.toml:\d+: unknown key 'arm\.max_stp'"),
         ("crf = 23", "crf = 99", r"agent\.toml:\d+: 'recording\.crf' = 99"),
         ("cache_gb = 20", "cache_gb = -1", r"agent\.toml:\d+: 'training\.cache_gb' = -1"),
+        (
+            "# memory_limit_gb = 8",
+            "memory_limit_gb = 0.5",
+            r"agent\.toml:\d+: 'training\.memory_limit_gb' = 0\.5",
+        ),
         ('name = "bench-1"', 'name = "Bench 1"', r"agent\.toml:\d+: 'node\.name' = 'Bench 1'"),
         ('start = "20:00"', 'start = "20h"', r"'training\.window\.hours\.0\.start' = '20h'"),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cgroup import Cgroup
 from agent.supervision import Worker, WorkerSpec, describe_exit, pause_s
 from shared.errors import ArmfleetError
 
@@ -29,7 +30,7 @@ BROKEN = (
 SILENT = PREAMBLE + "time.sleep(60)\n"
 
 
-def spec(tmp_path: Path, body: str, **options: float) -> WorkerSpec:
+def spec(tmp_path: Path, body: str, **options: float | Cgroup) -> WorkerSpec:
     script = tmp_path / "stand_in.py"
     script.write_text(body)
     return WorkerSpec("arm", (str(script),), environment={"PYTHONPATH": str(Path.cwd())}, **options)  # type: ignore[arg-type]
@@ -173,6 +174,32 @@ asyncio.run(main())
         process.kill()
         await process.wait()
         await until(lambda: not alive(pid), 5)
+
+    asyncio.run(main())
+
+
+def test_trainer_that_was_killed_for_want_of_memory_says_so(tmp_path: Path) -> None:
+    """Plain files stand in for the kernel's: memory runs out in a group only where there is a controller."""
+    group = tmp_path / "train"
+    group.mkdir()
+    files = {name: group / name for name in ("cgroup.procs", "cpu.weight", "memory.events")}
+    for file in files.values():
+        file.write_text("oom_kill 0\n")
+
+    async def main() -> None:
+        worker = Worker(spec(tmp_path, STEADY, cgroup=Cgroup(group, None)))
+        worker.start()
+        await worker.wait_ready(20)
+        assert worker.pid is not None
+        assert files["cgroup.procs"].read_text() == str(worker.pid)
+        files["memory.events"].write_text("oom_kill 1\n")
+        os.kill(worker.pid, signal.SIGKILL)
+        await until(lambda: worker.state == "failed")
+        assert worker.reason == "was killed by SIGKILL: out of memory"
+        await worker.wait_ready(20)
+        assert files["cpu.weight"].read_text() == "1"
+        await worker.kill("test over")
+        assert files["cpu.weight"].read_text() == "100"  # its memory is given back at the ordinary pace
 
     asyncio.run(main())
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.cgroup import CONTROLLERS
 from cli.main import app
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -49,6 +50,14 @@ def test_the_agent_may_finish_an_episode_and_always_lets_go_of_the_arm():
     service = read(DEPLOY / "systemd" / "armfleet-agent.service")["Service"]
     assert int(service["TimeoutStopSec"]) > FINALISE_S
     assert "arm release --direct" in service["ExecStopPost"]
+
+
+def test_the_agent_may_divide_its_own_control_group_and_a_starved_trainer_ends_alone():
+    service = read(DEPLOY / "systemd" / "armfleet-agent.service")["Service"]
+    assert service["Delegate"].split() == list(CONTROLLERS)
+    assert service["ProtectControlGroups"] == "no"
+    assert service["User"] == "armfleet"  # whose permissions keep the rest of the tree from it
+    assert service["OOMPolicy"] == "continue"
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
