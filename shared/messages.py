@@ -19,6 +19,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+CodecName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,20}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -79,7 +80,8 @@ class UpdateHeader(Message):
     base_digest: Digest
     sha256: Digest
     """Of the encoded delta."""
-    codec: Literal["fp16-zstd"] = "fp16-zstd"
+    codec: CodecName = "fp16-zstd"
+    """Of the delta. One that the coordinator does not know costs its sender this update, not every reply."""
     examples: int = Field(ge=1)
     """Frames of admitted training episodes that the update could draw from."""
     steps: int = Field(ge=1)

@@ -17,6 +17,8 @@ PROJECTIONS = ("action_out_proj", "state_proj")
 ALL_PROJECTIONS = (*PROJECTIONS, "action_in_proj", "action_time_mlp_in", "action_time_mlp_out")
 
 
+Codec = Literal["fp16-zstd", "int4-zstd"]
+
 TaskText = Annotated[str, Field(pattern=r"^[\w ,.'-]+$", max_length=120)]
 """A task's sentence."""
 
@@ -54,6 +56,9 @@ class Recipe(BaseModel):
     repeated last action shows it (`shared.policy.rtc.target_indices`)."""
     keep_optimiser: bool = True
     """AdamW's moments go on from a node's last update. Otherwise each update begins without."""
+    codec: Codec = "fp16-zstd"
+    """What updates are sent in (`shared.codec`). What the 4-bit one leaves out goes with a node's next update
+    (`agent.training.feedback`)."""
     seed: int = Field(default=0, ge=0)
     never_train: tuple[TaskText, ...] = Field(default=(), max_length=64)
     """Tasks that the coordinator evaluates as unseen: no demonstration of them trains, wherever it lies."""
@@ -67,7 +72,7 @@ class Recipe(BaseModel):
         return {name: value for name, value in written.items() if name not in unused}
 
 
-LATER = ("schedule", "mu", "mask_padding", "keep_optimiser")
+LATER = ("schedule", "mu", "mask_padding", "keep_optimiser", "codec")
 """Fields that came after the first versions were signed: written only where they are not the default."""
 
 PRESETS: dict[str, dict] = {

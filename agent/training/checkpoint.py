@@ -56,7 +56,7 @@ class Progress(BaseModel):
     peak_gpu_memory: int = 0
     seconds: float = 0.0
     delivered: bool = False
-    """The update lies in the outbox; only the optimiser's moments are still of use."""
+    """The update lies in the outbox; only the optimiser's moments and the residual are still of use."""
 
     def after_step(self, losses: Mapping[str, tuple[float, int]], norm: float, seconds: float) -> "Progress":
         """One step further: what `Loop.step` gave, and how long it took."""
@@ -77,7 +77,7 @@ class Progress(BaseModel):
 
 
 State = dict[str, dict[str, torch.Tensor]]
-"""Group ("start", "now", "mean", "square", "count") to adapter tensor name to tensor."""
+"""Group ("start", "now", "mean", "square", "count", "residual") to adapter tensor name to tensor."""
 
 
 def save_checkpoint(path: Path, progress: Progress, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:

@@ -5,8 +5,8 @@
 
 Life of an update: once the pictures are encoded, `train` writes a checkpoint, then at most every
 `checkpoint_s`, and after the last step; `deliver` puts the result where it belongs; a last checkpoint says
-so and keeps AdamW's moments for the next update. Killed anywhere in between, `resume` in a new process ends
-with the same update: same id, same bytes.
+so and keeps AdamW's moments, and what the codec left out, for the next update. Killed anywhere in between,
+`resume` in a new process ends with the same update: same id, same bytes.
 """
 
 import time
@@ -22,6 +22,7 @@ from loguru import logger
 from peft import PeftModel
 
 from agent.episodes.leaks import LeakGuard, plain_task
+from agent.training import feedback
 from agent.training.cache import TrainingCache
 from agent.training.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from agent.training.data import Episode, EpisodeFolder, Split
@@ -148,7 +149,8 @@ class LocalTrainer:
             first_step=before.first_step + before.step if before else 0,
         )
         start = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
-        return self._run(loop, progress, start, split, deliver, on_step)
+        fixed: State = {"start": start, "residual": feedback.owed(self._last, progress, tensors)}
+        return self._run(loop, progress, fixed, split, deliver, on_step)
 
     def resume(self, deliver: Deliver | None = None, on_step: OnStep | None = None) -> Update:
         """Finish the update that `unfinished` names.
@@ -163,34 +165,36 @@ class LocalTrainer:
         if progress is None or self._last is None:
             raise ArmfleetError("there is no unfinished update to resume")
         _, state = self._last
-        start = state["start"]
+        fixed: State = {"start": state["start"], "residual": state.get("residual", {})}
         split = self._split(progress.recipe, progress.episodes)
         by_digest = {episode.digest: episode for episode in split.train}
         loop = self._prepare(progress.recipe)
         unchanged = progress.base_digest == self._base_digest and set(progress.episodes) <= by_digest.keys()
         if not unchanged or not loop.restore(state, parameters=True):
             logger.bind(update=progress.update_id).warning("its episodes or its base changed: started again")
-            tensors = {name: tensor.numpy() for name, tensor in start.items()}
+            tensors = {name: tensor.numpy() for name, tensor in state["start"].items()}
             return self.train(
                 tensors, progress.base_version, progress.recipe, progress.learning_rate, deliver, on_step
             )
         split = Split(tuple(by_digest[digest] for digest in progress.episodes), split.eval)
         logger.bind(update=progress.update_id).info("resumed at step {}", progress.step)
-        return self._run(loop, progress, start, split, deliver, on_step)
+        return self._run(loop, progress, fixed, split, deliver, on_step)
 
     def _run(
         self,
         loop: Loop,
         progress: Progress,
-        start: dict[str, torch.Tensor],
+        fixed: State,
         split: Split,
         deliver: Deliver | None,
         on_step: OnStep | None,
     ) -> Update:
-        steps = progress.recipe.steps
+        """Train, or go on training, one update; `fixed` is what stays in its checkpoints throughout: the
+        version's adapter ("start") and what its codec owes from before ("residual")."""
+        start, steps = fixed["start"], progress.recipe.steps
         self._memory.reset()
         loop.begin(progress, start)
-        self._save(loop, progress, start)
+        self._save(loop, progress, fixed)
         self._cache.serve(split, progress.prefixes)
         samples = self._samples_of(split, "train")
         saved = time.monotonic()
@@ -205,18 +209,20 @@ class LocalTrainer:
                 total, count = (sum(x) for x in zip(*losses.values(), strict=True))
                 on_step(progress.step, steps, total / count)
             if shrunk or time.monotonic() - saved >= self._checkpoint_s or progress.step == steps:
-                self._save(loop, progress, start)
+                self._save(loop, progress, fixed)
                 saved = time.monotonic()
             self._pause(time.monotonic() - began)
         measured = self._measure(loop, split)
         now = {name: tensor.cpu() for name, tensor in loop.state()["now"].items()}
         delta = {name: (now[name] - start[name]).numpy() for name in now}
+        wanted = feedback.with_residual(delta, fixed["residual"])
         calibrations = {episode.calibration for episode in split.train}
         progress = self._with_peak(progress)
-        update = make_update(progress, self._node, delta, len(samples), measured, calibrations)
+        update = make_update(progress, self._node, wanted, len(samples), measured, calibrations)
+        residual = feedback.left_out(wanted, update.delta, progress.recipe.codec)
         if deliver is not None:
             deliver(update)
-        self._save(loop, progress.model_copy(update={"delivered": True}), start)
+        self._save(loop, progress.model_copy(update={"delivered": True}), fixed | {"residual": residual})
         return update
 
     def _measure(self, loop: Loop, split: Split) -> Measured:
@@ -284,8 +290,8 @@ class LocalTrainer:
             )
         return self._samples[key]
 
-    def _save(self, loop: Loop, progress: Progress, start: dict[str, torch.Tensor]) -> None:
-        progress, state = self._with_peak(progress), loop.state() | {"start": start}
+    def _save(self, loop: Loop, progress: Progress, fixed: State) -> None:
+        progress, state = self._with_peak(progress), loop.state() | fixed
         save_checkpoint(self._checkpoint, progress, state)
         self._last = (progress, state)
 

@@ -55,14 +55,15 @@ def make_update(
     """Encode a finished update.
 
     Args:
-        delta: Change of each adapter tensor, float32.
+        delta: What of the change of each adapter tensor is to be sent, float32; the recipe says how.
         examples: Frames that training could draw from.
         calibrations: Digests with which the training episodes were recorded; empty ones are left out.
 
     Raises:
         ArmfleetError: UPDATE_REFUSED: the change is not finite.
     """
-    data = encode(delta)
+    codec = progress.recipe.codec
+    data = encode(delta, codec)
     record = UpdateRecord(
         update=progress.update_id,
         version=progress.base_version,
@@ -87,6 +88,7 @@ def make_update(
         base_version=progress.base_version,
         base_digest=progress.base_digest,
         sha256=sha256(data),
+        codec=codec,
         examples=examples,
         steps=progress.step,
         losses={task: _short(loss) for task, loss in record.train_loss.items()},

@@ -37,7 +37,7 @@ class Question:
 
 QUESTIONS = (
     Question("async_over_centralised", "async", "centralised", ratio, at_least=0.95),
-    Question("codec_cost_points", "async", "async-no-codec", points_lost, at_most=2.0),
+    Question("codec_cost_points", "async-int4", "async-no-codec", points_lost, at_most=2.0),
     Question("robust_over_clean", "async-poisoned-norm-limit", "async", ratio, at_least=0.9),
     Question(
         "composition_ratio", "composition-async", "composition-centralised", ratio, HELD_OUT, at_least=0.85

@@ -7,10 +7,10 @@ station with its own: both take the same path as the others, with a server that 
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from coordinator.config import AggregationSection
-from shared.recipe import Recipe
+from shared.recipe import Codec, Recipe
 from sim.tasks import Task
 
 STEP_S = 20.0
@@ -29,7 +29,6 @@ DELAY_TICKS = 2
 """Of the evaluation: the coordinator's default, as the arms measure it."""
 
 type Mode = Literal["base", "local", "centralised", "sync", "async"]
-type CodecName = Literal["fp16-zstd", "none"]
 
 
 class PlanModel(BaseModel):
@@ -121,7 +120,7 @@ class Arm(PlanModel):
         aggregation: As in coordinator.toml; the length of the learning-rate schedule is replaced by the
             number of versions that the simulated clock gives.
         steps: Gradient steps over all stations; the arm ends when they are trained.
-        codec: What updates go through: the product's, or "none" (the exact float32 change).
+        exact: Updates are the exact float32 change, not in the recipe's codec.
         tasks: What is evaluated.
         curve: Number of versions that are evaluated on fewer scenes, evenly spaced up to the last.
     """
@@ -132,9 +131,14 @@ class Arm(PlanModel):
     recipe: Recipe = Recipe()
     aggregation: AggregationSection = AggregationSection()
     steps: int = Field(default=0, ge=0)
-    codec: CodecName = "fp16-zstd"
+    exact: bool = Field(default=False, exclude=True)
     tasks: tuple[Asked, ...] = Field(min_length=1)
     curve: int = Field(default=0, ge=0)
+
+    @computed_field
+    def codec(self) -> Codec | Literal["none"]:
+        """What updates go through: in the plan that a result is kept with, this stands for `exact`."""
+        return "none" if self.exact else self.recipe.codec
 
 
 class Scale(PlanModel):

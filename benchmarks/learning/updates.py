@@ -26,9 +26,9 @@ class StationUpdates:
     """The updates of one station, numbered from 0.
 
     Args:
-        arm: Its codec.
+        arm: Whether updates are exact.
         station: Its name and whether it is poisoned.
-        recipe: With the training seed.
+        recipe: With the training seed; its codec is the arm's.
         base: Folder of the base policy.
         split: Its demonstrations.
         folder: For this station alone; created.
@@ -57,8 +57,8 @@ class StationUpdates:
             self._train(number, tensors, version, rate)
         header, blobs = unpack(self._kept()[number].read_bytes())
         self.bytes_sent += len(blobs[DELTA])
-        exact = self._arm.codec == "none"
-        delta = load(blobs[DELTA]) if exact else decode(blobs[DELTA], tensors)
+        sent = blobs[DELTA]
+        delta = load(sent) if self._arm.exact else decode(sent, tensors, self._recipe.codec)
         return delta, int(header["examples"])
 
     def _train(self, number: int, tensors: Tensors, version: int, rate: float) -> None:
@@ -85,9 +85,9 @@ class StationUpdates:
         exact = self._exact_delta()
         if self._station.poison is not None:
             exact = {name: self._station.poison * array for name, array in exact.items()}
-        if self._arm.codec == "none":
+        if self._arm.exact:
             return save(exact)
-        return update.delta if self._station.poison is None else encode(exact)
+        return update.delta if self._station.poison is None else encode(exact, self._recipe.codec)
 
     def _exact_delta(self) -> Tensors:
         """The change before it is encoded: the trainer writes a checkpoint before it delivers."""

@@ -80,7 +80,7 @@ def check_update(header: UpdateHeader, delta: bytes, node: str, expected: Expect
         raise _refused(
             f"update {header.id} of {node} starts from version {header.base_version}, unknown here"
         )
-    decode(delta, expected.like)
+    decode(delta, expected.like, header.codec)
 
 
 def _refused(what: str) -> ArmfleetError:

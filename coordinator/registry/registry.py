@@ -90,8 +90,8 @@ class Registry:
     def inputs(self, update_ids: list[str], like: Tensors) -> list[Input]:
         """Updates for a round, read from their folders when needed; `like` gives names and shapes."""
 
-        def delta_of(update_id: str) -> Tensors:
-            return decode(self.updates.delta(update_id), like)
+        def delta_of(header: UpdateHeader) -> Tensors:
+            return decode(self.updates.delta(header.id), like, header.codec)
 
         def tensors_of(version: int) -> Tensors:
             return self.versions.adapter(version)[0]
@@ -103,7 +103,7 @@ class Registry:
                 node=header.node,
                 base_version=header.base_version,
                 examples=header.examples,
-                read=partial(delta_of, header.id),
+                read=partial(delta_of, header),
                 read_base=partial(tensors_of, header.base_version),
             )
             for header in headers

@@ -13,6 +13,7 @@ from shared.adapters import Tensors, write_adapter
 from shared.codec import encode
 from shared.files import sha256
 from shared.messages import UpdateHeader
+from shared.recipe import Codec
 
 BASE = "ba5e" * 16
 LIKE = {"base_model.model.m.lora_A.weight": (4, 8), "base_model.model.m.lora_B.weight": (8, 4)}
@@ -71,6 +72,7 @@ def make_update() -> Callable[..., tuple[UpdateHeader, bytes]]:
         value: float = 0.5,
         seed: int | None = None,
         shapes: dict[str, tuple[int, ...]] | None = None,
+        codec: Codec = "fp16-zstd",
         **changes: object,
     ) -> tuple[UpdateHeader, bytes]:
         rng = np.random.default_rng(seed)
@@ -78,13 +80,14 @@ def make_update() -> Callable[..., tuple[UpdateHeader, bytes]]:
             name: (np.full(shape, value) if seed is None else rng.normal(size=shape)).astype(np.float32)
             for name, shape in (shapes or LIKE).items()
         }
-        data = encode(delta)
+        data = encode(delta, codec)
         fields = {
             "id": uuid.uuid4().hex,
             "node": node,
             "base_version": base_version,
             "base_digest": BASE,
             "sha256": sha256(data),
+            "codec": codec,
             "examples": 100,
             "steps": 8,
         }

@@ -27,6 +27,7 @@ def test_a_plain_header_passes():
         {"frames": [[0, 1]]},
         {"node": "/home/anna/armfleet"},
         {"node": "Anna Smith"},
+        {"codec": "Anna"},
         {"losses": {"/home/anna/episodes/3": 0.1}},
         {"metrics": {"state": [0.1, 0.2]}},
         {"calibrations": ["shoulder_pan 2047"]},

@@ -31,6 +31,7 @@ def test_a_recipe_of_the_first_release_is_written_as_it_was_read() -> None:
             "mask_padding": st.booleans(),
             "keep_optimiser": st.booleans(),
             "schedule": st.sampled_from(["cosine", "constant"]),
+            "codec": st.sampled_from(["fp16-zstd", "int4-zstd"]),
         },
     )
 )
@@ -43,7 +44,9 @@ def test_a_recipe_survives_the_wire(fields: dict[str, Any]) -> None:
     }
 
 
-@pytest.mark.parametrize("wrong", [{"mu": -1}, {"schedule": "linear"}, {"mu": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"mu": -1}, {"schedule": "linear"}, {"codec": "int2-zstd"}, {"mu": float("nan")}]
+)
 def test_what_no_trainer_could_do_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Recipe.model_validate(wrong)

@@ -91,7 +91,12 @@ def kill_after(steps: int) -> dict[str, Callable]:
 @given(
     lives=st.lists(st.integers(1, STEPS + 1), min_size=1, max_size=3),
     asked=st.fixed_dictionaries(
-        {"mu": st.sampled_from([0.0, 0.5]), "keep_optimiser": st.booleans(), "mask_padding": st.booleans()}
+        {
+            "mu": st.sampled_from([0.0, 0.5]),
+            "keep_optimiser": st.booleans(),
+            "mask_padding": st.booleans(),
+            "codec": st.sampled_from(["fp16-zstd", "int4-zstd"]),
+        }
     ),
     options=st.fixed_dictionaries(
         {
@@ -104,7 +109,7 @@ def kill_after(steps: int) -> dict[str, Callable]:
 )
 @example(
     lives=[2, 1, STEPS + 1],
-    asked={"mu": 0.5, "keep_optimiser": True, "mask_padding": True},
+    asked={"mu": 0.5, "keep_optimiser": True, "mask_padding": True, "codec": "int4-zstd"},
     options={"precision": "fp16", "micro_batch": 4, "checkpoint_s": 0.0},
     limit=3,
 )
@@ -118,8 +123,8 @@ def test_any_update_is_resumed_to_the_same_bytes(
     options: dict[str, Any],
     limit: int,
 ) -> None:
-    """The node's second update, which goes on from the first one's moments, steps and loss scale. The scale
-    grows so often that some gradients overflow."""
+    """The node's second update, which goes on from the first one's moments, steps, residual and loss scale.
+    The scale grows so often that some gradients overflow."""
     scaler = partial(torch.amp.GradScaler, init_scale=2.0**17, growth_interval=2)
     recipe = RECIPE.model_copy(update=asked)
     with pytest.MonkeyPatch.context() as patch:

@@ -59,7 +59,7 @@ def test_an_update_is_what_its_header_says(
     assert header.metrics["peak_memory_bytes"] > 100e6, "torch alone takes more"
     assert header.metrics["learning_rate"] == 2e-3
     assert [step for step, _, _ in steps] == [1, 2, 3, 4, 5]
-    delta = decode(update.delta, tensors)
+    delta = decode(update.delta, tensors, header.codec)
     assert all(np.abs(array).max() > 0 for array in delta.values())
     assert json.dumps(header.model_dump(mode="json"))
 

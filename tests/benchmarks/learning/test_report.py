@@ -82,7 +82,7 @@ def test_the_targets_are_met_by_good_results(good):
 
 
 @pytest.mark.parametrize(
-    "arm", ["async", "async-poisoned-norm-limit", "composition-async", "time-both-async"]
+    "arm", ["async", "async-int4", "async-poisoned-norm-limit", "composition-async", "time-both-async"]
 )
 def test_each_target_counts(good, arm):
     good[arm] = [made(arm, seed, 50, 50.0) for seed in range(3)]
@@ -92,7 +92,7 @@ def test_each_target_counts(good, arm):
 def test_too_few_seeds_or_scenes_meet_no_target(good):
     two = {arm: results[:2] for arm, results in good.items()}
     assert not figures(two)[0]
-    for result in (*good["async"], *good["async-no-codec"]):
+    for result in (*good["async-int4"], *good["async-no-codec"]):
         result.outcomes = {task: row[1:] for task, row in result.outcomes.items()}
     question = QUESTIONS[1]
     assert answer(question, good).value == 0.0
@@ -167,6 +167,13 @@ def test_tables_without_results_and_missing_markers():
     assert sum(line.endswith("| - |") for line in parts["answers"].splitlines()) == 5
     with pytest.raises(ValueError, match="answers"):
         filled("no markers", parts)
+
+
+def test_the_plan_of_a_result_says_what_its_updates_went_through():
+    plans = {arm.name: plan_of(arm, Scale())["arm"] for arm in bench.ARMS}
+    said = {name: plans[name]["codec"] for name in ("async", "async-no-codec", "async-int4")}
+    assert said == {"async": "fp16-zstd", "async-no-codec": "none", "async-int4": "int4-zstd"}
+    assert "exact" not in plans["async"], "results that are kept already would be of another plan"
 
 
 def test_a_result_of_another_plan_is_no_result(tmp_path: Path):

@@ -19,6 +19,8 @@ from shared.policy.initial import initial_adapter
 SCALE = Scale(scenes=1, curve_scenes=1)
 RECIPE = ASYNC.recipe.model_copy(update={"rank": 2, "alpha": 4, "batch": 4, "draws": 1, "steps": 2})
 
+INT4 = RECIPE.model_copy(update={"codec": "int4-zstd"})
+
 
 class Killed(BaseException):
     """Stands in for SIGKILL: nothing of the run goes on after it."""
@@ -138,16 +140,23 @@ def sends(tiny_base, demonstrations, tmp_path):
 
 
 def test_without_a_codec_nothing_is_rounded(sends):
-    (exact, _), (coded, updates) = sends(codec="none"), sends()
+    (exact, _), (coded, updates) = sends(exact=True), sends()
     assert not np.array_equal(exact, coded)
     np.testing.assert_allclose(coded, exact, rtol=2**-11, atol=2**-25)
     assert 0 < updates.bytes_sent < 2 * coded.size + 10_000
 
 
-def test_a_poisoned_station_sends_the_opposite(sends):
-    honest, _ = sends()
-    poisoned, _ = sends(poison=-10.0)
-    np.testing.assert_allclose(poisoned, -10 * honest, rtol=2**-9, atol=1e-6)
+def test_updates_go_through_the_recipes_codec(sends):
+    (fine, many), (coarse, few) = sends(), sends(recipe=INT4)
+    assert 0 < np.linalg.norm(coarse - fine) < 0.2 * np.linalg.norm(fine)
+    assert few.bytes_sent < 0.6 * many.bytes_sent
+
+
+@pytest.mark.parametrize(("recipe", "loss"), [(RECIPE, 1e-3), (INT4, 0.2)])
+def test_a_poisoned_station_sends_the_opposite(sends, recipe, loss):
+    honest, _ = sends(exact=True)
+    poisoned, _ = sends(poison=-10.0, recipe=recipe)
+    assert np.linalg.norm(poisoned + 10 * honest) < loss * np.linalg.norm(10 * honest)
 
 
 def test_demonstrations_are_made_once_and_from_scenes_of_their_own(demonstrations, monkeypatch):

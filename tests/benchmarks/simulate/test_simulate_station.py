@@ -47,13 +47,15 @@ class ConstantTrainer:
         self._node, self._digest = node, digest
 
     def train(self, tensors, version, recipe, learning_rate, deliver):
-        delta = encode({name: np.full_like(array, 0.25) for name, array in tensors.items()})
+        change = {name: np.full_like(array, 0.25) for name, array in tensors.items()}
+        delta = encode(change, recipe.codec)
         header = UpdateHeader(
             id=uuid.uuid4().hex,
             node=self._node,
             base_version=version,
             base_digest=self._digest,
             sha256=sha256(delta),
+            codec=recipe.codec,
             examples=10,
             steps=recipe.steps,
         )
@@ -65,11 +67,13 @@ class ConstantTrainer:
 class Fleet:
     """A coordinator's desk and the nodes' ClientApp; the test carries what the engine would carry."""
 
-    def __init__(self, folder, monkeypatch):
+    def __init__(self, folder, monkeypatch, codec):
         monkeypatch.setattr(simulate, "RUN", folder / "run")
         (folder / "run").mkdir()
         toml = folder / "run" / "coordinator.toml"
-        toml.write_text(simulate.fill(folder, NODES, rounds=3, seed=5))
+        toml.write_text(
+            simulate.fill(folder, NODES, rounds=3, seed=5).replace("[recipe]", f'[recipe]\ncodec = "{codec}"')
+        )
         self.config = load(toml)
         init(self.config)
         self.engine = Engine()
@@ -133,13 +137,14 @@ def running(fleet, monkeypatch):
         turns.close()
 
 
-@pytest.fixture
-def fleet(tmp_path, monkeypatch):
-    made = Fleet(tmp_path, monkeypatch)
+@pytest.fixture(params=["fp16-zstd"])
+def fleet(tmp_path, monkeypatch, request):
+    made = Fleet(tmp_path, monkeypatch, request.param)
     yield made
     made.registry.close()
 
 
+@pytest.mark.parametrize("fleet", ["fp16-zstd", "int4-zstd"], indirect=True)
 def test_nodes_on_their_sockets_make_a_version_that_can_be_computed_again(fleet, monkeypatch):
     with running(fleet, monkeypatch):
         fleet.until("updates of both nodes", lambda: len(fleet.registry.waiting()) == NODES)
@@ -149,6 +154,8 @@ def test_nodes_on_their_sockets_make_a_version_that_can_be_computed_again(fleet,
             "version 1 at both nodes", lambda: all(k.reply.held.candidate == 1 for k in fleet.known())
         )
         assert [known.reply.health.episodes_admitted for known in fleet.known()] == [1, 1]
+    asked = fleet.config.recipe.codec
+    assert {fleet.registry.updates.header(id)[0].codec for id in fleet.registry.updates.ids()} == {asked}
     assert verify(fleet.registry, 1)
     assert [part.staleness for part in fleet.registry.versions.manifest(1).contributions] == [0, 0]
 

@@ -96,8 +96,18 @@ def expected(tensors):
     return Expected(BASE, [0, 1], tensors)
 
 
-def test_a_good_update_passes(make_update, expected):
-    check_update(*make_update(), "arm-a", expected)
+@pytest.mark.parametrize("codec", ["fp16-zstd", "int4-zstd"])
+def test_a_good_update_passes(make_update, expected, codec):
+    check_update(*make_update(codec=codec), "arm-a", expected)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("fp16-zstd", "do not fit its codec"), ("int2-zstd", "not known")]
+)
+def test_an_update_in_another_codec_than_it_says_is_refused(make_update, expected, said, reason):
+    header, delta = make_update(codec="int4-zstd")
+    with pytest.raises(ArmfleetError, match=reason):
+        check_update(header.model_copy(update={"codec": said}), delta, "arm-a", expected)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +138,7 @@ def test_numbers_that_are_not_finite_are_refused(make_update, expected, tensors)
 
 
 def test_a_truncated_delta_is_refused(make_update, expected, tensors):
-    data = encode(tensors)[:-10]
+    data = encode(tensors, "fp16-zstd")[:-10]
     header, _ = make_update(sha256=sha256(data))
     with pytest.raises(ArmfleetError, match="can't be read"):
         check_update(header, data, "arm-a", expected)

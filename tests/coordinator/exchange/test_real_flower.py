@@ -48,6 +48,7 @@ from shared.codec import encode
 from shared.errors import ArmfleetError
 from shared.files import durable_folder, sha256
 from shared.messages import Health, UpdateHeader
+from shared.recipe import Codec
 from shared.uds import UdsClient, serve
 
 BASE = "ba5e" * 16
@@ -118,18 +119,21 @@ class Station:
 
     config: AgentConfig
     exchange: Exchange
+    codec: Codec
 
     def make_update(self) -> str:
         """What the trainer leaves in the outbox: a delta from the candidate that is held."""
         candidate = self.exchange.inbox.slots["candidate"]
         tensors, _, _ = read_adapter(self.exchange.inbox.folder(candidate))
-        delta = encode({name: np.full_like(array, 0.25) for name, array in tensors.items()})
+        change = {name: np.full_like(array, 0.25) for name, array in tensors.items()}
+        delta = encode(change, self.codec)
         header = UpdateHeader(
             id=uuid.uuid4().hex,
             node=self.config.node.name,
             base_version=candidate.version,
             base_digest=candidate.base_digest,
             sha256=sha256(delta),
+            codec=self.codec,
             examples=10,
             steps=1,
         )
@@ -140,7 +144,7 @@ class Station:
 
 
 @contextlib.contextmanager
-def station(config: AgentConfig):
+def station(config: AgentConfig, codec: Codec):
     state, stop = config.node.state_dir, threading.Event()
 
     async def no_versions(slots):
@@ -194,7 +198,7 @@ def station(config: AgentConfig):
     for thread in threads:
         thread.start()
     try:
-        yield Station(config, exchange)
+        yield Station(config, exchange, codec)
     finally:
         stop.set()
         for thread in threads:
@@ -283,7 +287,10 @@ def test_two_stations_make_a_version_over_real_flower_and_a_killed_daemon_goes_o
     config, path, started, client = running
     agents = [enrol(config, client, tmp_path, name) for name in ("arm-a", "arm-b")]
     with contextlib.ExitStack() as stack:
-        stations = [stack.enter_context(station(agent)) for agent in agents]
+        codecs = ("fp16-zstd", "int4-zstd")
+        stations = [
+            stack.enter_context(station(agent, codec)) for agent, codec in zip(agents, codecs, strict=True)
+        ]
         for agent in agents:
             environment = {**os.environ, **supernode_environment(agent)}
             started.start(f"supernode-{agent.node.name}", supernode_argv(agent), environment)

@@ -66,7 +66,7 @@ def test_two_steps_and_a_chunk(full_base: Path, tmp_path: Path) -> None:
 
     trainer = LocalTrainer(full_base, separate([episode], []), tmp_path, threads=2)
     update = trainer.train(tensors, 0, recipe, 1e-3)
-    delta = decode(update.delta, tensors)
+    delta = decode(update.delta, tensors, update.header.codec)
     assert all(np.isfinite(array).all() for array in delta.values())
     assert any(np.abs(delta[name]).max() > 0 for name in delta if "lora_B" in name)
     del trainer
