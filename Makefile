@@ -12,12 +12,14 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export MUJOCO_GL ?= egl
 export OMP_WAIT_POLICY := PASSIVE
 
-# Tests with virtual arms in real time have the machine, and a process, to themselves; the others share the cores.
+# Tests of the control loop have the machine, and a process, to themselves; the others share the cores. The whole
+# journey, the longest, begins first: like the demo, it goes on beside other work.
 # A machine that stands still for a moment fails what measures time: tests that failed run once more, by themselves,
 # and the log shows both.
-REAL_TIME := tests/e2e tests/sim tests/agent/robot
-OTHERS := $(addprefix --ignore=,$(REAL_TIME))
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest
+REAL_TIME := tests/sim tests/agent/robot
+OTHERS := tests/e2e $(filter-out tests/e2e $(REAL_TIME),$(wildcard tests/[a-z]*)) --ignore=tests/agent/robot
+SHARED := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --durations=8
 ONCE_MORE := --last-failed --last-failed-no-failures none
 
 .PHONY: help install test lint demo simulate base bench-loop bench-record bench-clocks bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
@@ -36,7 +38,7 @@ test: install ## ruff, mypy, all tests (slow ones included); one command on a fr
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(PYTEST) $(REAL_TIME) || $(PYTEST) $(ONCE_MORE) $(REAL_TIME)
-	$(PYTEST) --numprocesses logical --maxprocesses 4 --dist loadfile $(OTHERS) || $(PYTEST) $(ONCE_MORE) $(OTHERS)
+	$(PYTEST) $(SHARED) $(OTHERS) || $(PYTEST) $(ONCE_MORE) $(OTHERS)
 
 lint: install ## ruff and mypy only
 	.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
