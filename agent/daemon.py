@@ -32,6 +32,7 @@ from agent.parking import Parking
 from agent.recording import RecordingDesk
 from agent.state import Index
 from agent.supervision import Worker, WorkerSpec
+from agent.training.statistics import StationStatistics
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import free_bytes
@@ -211,6 +212,7 @@ class Agent:
                 rolling_out=lambda: self.arm is not None and self.arm.rolling_out,
                 training_episodes=lambda: self.index.episode_counts()["train"],
                 describe=lambda: (self.decide().activity, self.health()),  # as of now, not of the last tick
+                statistics=StationStatistics(self.config),
             )
         except Exception as error:
             self._retry_at = time.monotonic() + RETRY_S

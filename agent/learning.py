@@ -22,6 +22,7 @@ from agent.exchange.outbox import Outbox
 from agent.supervision import Worker
 from shared.errors import ArmfleetError
 from shared.files import write_atomic
+from shared.normalisation import awaited
 
 FILE = "learning.json"
 KEEP_LOADED_S = 300.0
@@ -77,7 +78,8 @@ class Learning:
         if not self._enabled:
             return Verdict(False, "training is switched off in the configuration")
         if self._plan().recipe is None:
-            return Verdict(False, "the coordinator asks for no training")
+            missing = self._plan().stations_awaited
+            return Verdict(False, awaited(missing) if missing else "the coordinator asks for no training")
         if not self._training_episodes():
             return Verdict(False, "there is no admitted training episode yet")
         newest = self.newest()

@@ -5,7 +5,7 @@ Set up when the agent starts, or when `enrolment/` appears while it runs. Before
 records and runs the base alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +24,7 @@ from agent.versions import Versions
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.messages import Health
+from shared.normalisation import Statistics
 from shared.policy.digest import base_digest
 from shared.policy.source import resolve_base
 
@@ -74,6 +75,7 @@ class Membership:
         rolling_out: Whether the policy must not change now.
         training_episodes: Number of admitted training episodes.
         describe: Activity and health for a check-in's answer.
+        statistics: As `Exchange` takes it.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Membership:
         rolling_out: Callable[[], bool],
         training_episodes: Callable[[], int],
         describe: Callable[[], tuple[Activity, Health]],
+        statistics: Callable[[Collection[str]], Statistics | None],
     ) -> None:
         self.ground = ground
         self._describe = describe
@@ -99,6 +102,7 @@ class Membership:
             folder=config.node.state_dir,
             describe=self._describe_node,
             on_versions=self._versions_changed,
+            statistics=statistics,
         )
         self.learning = Learning(
             trainer,

@@ -38,7 +38,7 @@ async def adapt(agent: Agent, folder: Path) -> str:
         SWAP_S,
         version=manifest.version if manifest else None,
         folder=str(folder),
-        digest=digest(tensors),
+        digest=digest(tensors, manifest.normalisation if manifest else None),
     )
     return str(answer["digest"])
 

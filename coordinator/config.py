@@ -151,6 +151,26 @@ def _room(aggregator: Aggregator, limit: float, info: ValidationInfo) -> None:
         )
 
 
+class NormalisationSection(ConfigModel):
+    """What states and actions are normalised with."""
+
+    source: Literal["base", "pooled"] = "base"
+    """The statistics that came with the base, or those of the stations' own recordings."""
+    stations: int | None = Field(default=None, ge=1)
+    """With `pooled`: as many must have reported before training begins."""
+
+    @model_validator(mode="after")
+    def _pooling_needs_stations(self) -> "NormalisationSection":
+        if self.source == "pooled" and self.stations is None:
+            raise ValueError('source = "pooled" needs `stations`: how many must have reported')
+        return self
+
+    @property
+    def to_pool(self) -> int | None:
+        """Stations whose statistics are pooled; None: the base's are used."""
+        return self.stations if self.source == "pooled" else None
+
+
 class EvaluationTask(ConfigModel):
     """One task of the simulator."""
 
@@ -203,6 +223,7 @@ class CoordinatorConfig(ConfigModel):
     aggregation: AggregationSection = AggregationSection()
     recipe: Recipe = Recipe()
     """TOML: `preset = "attention" | "expert" | "wide"` and any field of the recipe."""
+    normalisation: NormalisationSection = NormalisationSection()
     evaluation: EvaluationSection = EvaluationSection()
     promotion: PromotionSection = PromotionSection()
 

@@ -28,6 +28,7 @@ from coordinator.exchange.superlink import SuperLink
 from coordinator.layout import CA_CERT, CA_FOLDER, RUN_FILE
 from coordinator.registry.nodes import Node
 from coordinator.registry.registry import Registry
+from coordinator.registry.statistics import open_pool
 from coordinator.registry.targets import Publisher
 from coordinator.rounds import Rounds
 from coordinator.status import Reporter
@@ -82,10 +83,11 @@ class Daemon:
         self._fleet = fleets.read(state)
         self._registry = Registry(state)
         self._publisher = Publisher(state / "tuf")
-        self._rounds = Rounds(config, self._registry, self._publisher)
+        pool = open_pool(config, self._registry, self._fleet.base_digest)
+        self._rounds = Rounds(config, self._registry, self._publisher, pool=pool)
         self._superlink = SuperLink(config.superlink.address, (state / CA_FOLDER / CA_CERT).read_bytes())
         self._keeper = RunKeeper(self._superlink, lambda: app_bundle.build(config), state / RUN_FILE)
-        self._desk = CheckInDesk(config, self._fleet, self._registry, self._publisher)
+        self._desk = CheckInDesk(config, self._fleet, self._registry, self._publisher, pool=pool)
         self._invitations = Invitations(state / "invitations")
         jobs = EvaluationJobs(config, self._registry)
         self._evaluation = EvaluationRunner(config, config_path, jobs, self._publish)

@@ -9,6 +9,7 @@ from coordinator.aggregation import buffer
 from coordinator.aggregation.version import Result, make_version
 from coordinator.config import CoordinatorConfig
 from coordinator.registry.registry import Registry
+from coordinator.registry.statistics import StatisticsPool
 from coordinator.registry.targets import Publisher
 from shared.adapters import digest
 from shared.errors import ArmfleetError
@@ -23,13 +24,19 @@ class Rounds:
         registry: Registry,
         publisher: Publisher,
         clock: Callable[[], float] = time.time,
+        pool: StatisticsPool | None = None,
     ) -> None:
+        self._pool = pool
         self._registry, self._publisher, self._clock = registry, publisher, clock
         self._settings, self._recipe = config.aggregation, config.recipe
         self._rule = self._settings.rule()
 
     def run_if_due(self) -> int | None:
-        """Make a version if the buffer says so; returns its number."""
+        """Make a version if statistics were frozen or the buffer says so; returns its number."""
+        if self._pool is not None and self._pool.frozen is not None and self._registry.first() == 0:
+            number = self._registry.begin_anew(self._pool.frozen.statistics)
+            self.publish()
+            return number
         settings = self._settings
         flush = buffer.due(
             self._registry.waiting(),

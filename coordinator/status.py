@@ -40,6 +40,7 @@ class Reporter:
             "promoted": {"version": promoted, "why": decision.reason},
             "newest": self._registry.newest(),
             "rounds": self._config.aggregation.rounds,
+            "normalisation": self._desk.normalisation,
             "aggregation": {
                 "now": self._rounds.outlook(),
                 "waiting": len(self._registry.waiting()),

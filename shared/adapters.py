@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import write_atomic
+from shared.normalisation import Statistics
 from shared.recipe import Recipe
 
 CONFIG, WEIGHTS, MANIFEST = "adapter_config.json", "adapter_model.safetensors", "manifest.json"
@@ -49,20 +50,27 @@ class Manifest(BaseModel):
     parent: int | None
     base_digest: str
     tensors_digest: str
+    """`digest` of the tensors and of `normalisation`."""
     recipe: Recipe
+    normalisation: Statistics | None = Field(default=None, exclude_if=lambda given: given is None)
+    """What states and actions are normalised with; None: the base's own statistics. Left out then, so that
+    manifests of earlier versions, signed as a whole, keep their bytes."""
     contributions: list[Contribution] = []
     metrics: dict[str, float] = {}
     created: str
     """ISO 8601, UTC."""
 
 
-def digest(tensors: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 over names, shapes, dtypes and little-endian bytes, in the order of the names."""
+def digest(tensors: Mapping[str, np.ndarray], normalisation: Statistics | None = None) -> str:
+    """SHA-256 over names, shapes, dtypes and little-endian bytes, in the order of the names; and over the
+    statistics, where they are not the base's own: the same tensors act differently with others."""
     state = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(tensors[name])
         state.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
         state.update(array.tobytes())
+    if normalisation is not None:
+        state.update(f"normalisation|{normalisation.digest}".encode())
     return state.hexdigest()
 
 
@@ -94,9 +102,9 @@ def read_adapter(folder: Path) -> tuple[Tensors, dict[str, Any], Manifest | None
             do="remove the folder: it is fetched again at the next check-in",
             code=ExitCode.VERSION_REFUSED,
         ) from error
-    if manifest is not None and digest(tensors) != manifest.tensors_digest:
+    if manifest is not None and digest(tensors, manifest.normalisation) != manifest.tensors_digest:
         raise ArmfleetError(
-            f"the tensors in {folder} are not those its manifest names",
+            f"the tensors or statistics in {folder} are not those its manifest names",
             do="remove the folder: it is fetched again at the next check-in",
             code=ExitCode.VERSION_REFUSED,
         )

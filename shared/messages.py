@@ -3,7 +3,8 @@
 These models are the allow-list: unknown fields are refused on both sides, every string has a pattern and
 every list and map is bounded. A sentence fits in two places only, and neither takes a slash or an @: a task
 in `UpdateHeader.losses` (120 characters), and `CheckInReply.refused` (300 characters: why a node did not
-accept what it was sent). A frame, a state or an action has no field to travel in.
+accept what it was sent). A frame, a state or an action has no field to travel in; mean and spread of all of a
+station's states and actions do, once, where the coordinator pools them (`shared.normalisation`).
 """
 
 from datetime import datetime
@@ -11,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from shared.normalisation import Statistics
 from shared.recipe import Recipe, TaskText
 
 PROTOCOL = 1
@@ -21,12 +23,24 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 CodecName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,20}$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+Later = Field(default=None, exclude_if=lambda given: given is None)
+"""A field that came after the first release: it is written only when it says something, so that the other
+side may be of that release."""
 
 
 class Message(BaseModel):
     """Base of everything on the wire."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StatisticsWanted(Message):
+    """The coordinator asks for normalisation statistics."""
+
+    stations: int = Field(ge=1)
+    """How many more have to report before training begins."""
+    never_train: tuple[TaskText, ...] = Field(default=(), max_length=64)
+    """Tasks that the recipe keeps unseen: they don't count."""
 
 
 class CheckIn(Message):
@@ -47,6 +61,7 @@ class CheckIn(Message):
     base_digest: Digest
     promoted: int | None = None
     candidate: int | None = None
+    statistics: StatisticsWanted | None = Later
 
 
 class Held(Message):
@@ -105,3 +120,5 @@ class CheckInReply(Message):
     update: UpdateHeader | None = None
     refused: str | None = Field(default=None, pattern=r"^[\w ,.:;'()-]+$", max_length=300)
     """Why the node did not accept what the check-in carried."""
+    statistics: Statistics | None = Later
+    """Of its training episodes; only when the check-in asked for them."""

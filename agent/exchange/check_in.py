@@ -17,6 +17,7 @@ from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import sha256
 from shared.messages import CheckIn, CheckInReply, Health, Held, UpdateHeader
+from shared.normalisation import Statistics
 
 DELTA_BLOB = "delta"
 MAX_DELTA_BYTES = 16 * 2**20
@@ -36,6 +37,8 @@ class NodeState:
     health: Health
     refused: str = ""
     """Why something that the check-in carried was not accepted."""
+    statistics: Statistics | None = None
+    """Of its training episodes, where the check-in asks for them."""
 
 
 def parse(body: bytes) -> tuple[CheckIn, dict[str, bytes]]:
@@ -98,6 +101,7 @@ def reply(check_in: CheckIn, state: NodeState, update: tuple[UpdateHeader, bytes
             health=state.health,
             update=header,
             refused=wire_sentence(state.refused) or None,
+            statistics=state.statistics,
         )
     except ValidationError as error:
         raise ArmfleetError(f"an answer was stopped: it holds more than may leave ({error})") from error

@@ -5,7 +5,7 @@ follows), then versions are accepted, then the answer is built from the state th
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from agent.exchange.inbox import Inbox, Outcome
 from agent.exchange.outbox import Outbox
 from shared.files import write_atomic
 from shared.messages import CheckIn, Health, Held
+from shared.normalisation import Statistics
 from shared.recipe import Recipe
 
 FILE = "plan.json"
@@ -33,6 +34,8 @@ class Plan(BaseModel):
     learning_rate: float = 0.0
     buffered: bool = False
     """The last update is in no version yet."""
+    stations_awaited: int = 0
+    """Their normalisation statistics are missing: no training begins without."""
     sent_at: datetime | None = None
     received_at: datetime | None = None
 
@@ -50,6 +53,8 @@ class Exchange:
         folder: Where plan.json is kept.
         describe: Activity, health and the version that the policy executes, as of now.
         on_versions: Awaited after slots have changed.
+        statistics: Normalisation statistics of what trains here, without the tasks given; None: there are
+            none to tell.
     """
 
     def __init__(
@@ -63,11 +68,12 @@ class Exchange:
         folder: Path,
         describe: Callable[[], tuple[Activity, Health, int | None]],
         on_versions: Callable[[list[str]], Coroutine[Any, Any, None]],
+        statistics: Callable[[Collection[str]], Statistics | None],
     ) -> None:
         self.inbox, self.outbox = inbox, outbox
         self._node, self._fleet, self._base_digest, self._slots = node, fleet, base_digest, slots
         self._path = folder / FILE
-        self._describe, self._on_versions = describe, on_versions
+        self._describe, self._on_versions, self._statistics = describe, on_versions, statistics
         self._lock = asyncio.Lock()
         self.plan = self._load_plan()
         self.refused = ""
@@ -85,6 +91,7 @@ class Exchange:
             outcome = await asyncio.to_thread(self._take, request, blobs)
             if outcome.changed:
                 await self._on_versions(outcome.changed)
+            statistics = await asyncio.to_thread(self._statistics_for, request)
             activity, health, running = self._describe()
             state = check_in.NodeState(
                 node=self._node,
@@ -94,6 +101,7 @@ class Exchange:
                 held=self._held(running),
                 health=health,
                 refused=self.refused,
+                statistics=statistics,
             )
             return await asyncio.to_thread(lambda: check_in.reply(request, state, self.outbox.first()))
 
@@ -107,6 +115,12 @@ class Exchange:
         self._keep_plan(request, wanted=not other)
         return outcome
 
+    def _statistics_for(self, request: CheckIn) -> Statistics | None:
+        wanted = request.statistics
+        if wanted is None or check_in.other_base(request, self._base_digest):
+            return None
+        return self._statistics(wanted.never_train)
+
     def _keep_plan(self, request: CheckIn, wanted: bool) -> None:
         if self.plan.sent_at is not None and request.sent_at < self.plan.sent_at:
             logger.info("a check-in sent at {:%H:%M:%S} came late: its plan is not used", request.sent_at)
@@ -116,6 +130,7 @@ class Exchange:
             recipe=request.recipe if wanted else None,
             learning_rate=request.learning_rate,
             buffered=request.buffered,
+            stations_awaited=request.statistics.stations if request.statistics and wanted else 0,
             sent_at=request.sent_at,
             received_at=datetime.now(UTC),
         )

@@ -39,7 +39,7 @@ class Accepted(BaseModel):
 
     version: int
     tensors_digest: Digest
-    """Of the float32 tensors; the name of its folder."""
+    """Of the float32 tensors and the version's statistics; the name of its folder."""
     base_digest: Digest
     sha256: Digest
     """Of the packed adapter, as TUF and `Held.adapters` name it."""
@@ -215,7 +215,8 @@ class Inbox:
                 file.flush()
                 manifest = unpack_adapter(Path(file.name), work)
             tensors, _, _ = read_adapter(work)
-            if digest(tensors) != accepted.tensors_digest:
+            normalisation = manifest.normalisation if manifest else None
+            if digest(tensors, normalisation) != accepted.tensors_digest:
                 raise ArmfleetError(
                     "its tensors are not those that were signed", code=ExitCode.VERSION_REFUSED
                 )

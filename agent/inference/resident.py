@@ -140,11 +140,14 @@ class ResidentPolicy:
 
 
 def is_identity(folder: Path) -> bool:
-    """Whether the adapter in `folder` leaves the base's output as it is: every LoRA B matrix is zero.
+    """Whether the adapter in `folder` leaves the base's output as it is: every LoRA B matrix is zero, and the
+    statistics are the base's own.
 
     (The modules saved in full are the base's own in such an adapter: version 0 is made so.)
     """
-    tensors, _, _ = read_adapter(folder)
+    tensors, _, manifest = read_adapter(folder)
+    if manifest is not None and manifest.normalisation is not None:
+        return False
     return not any(array.any() for name, array in tensors.items() if ".lora_B." in name)
 
 

@@ -37,7 +37,8 @@ class TrainingCache:
     Args:
         folder: Gets a folder per tier.
         base_digest: Digest of the base that `policy` was loaded from.
-        preprocess: The base's pre-processor: its tokenizer.
+        preprocess: The base's pre-processor: its tokenizer. Neither tier sees a state or an action, so that
+            both serve whatever normalisation.
         budget: Bytes on disk of both tiers together. Features are kept in any case, prefixes get the rest.
     """
 

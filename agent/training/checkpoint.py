@@ -15,6 +15,7 @@ from safetensors.torch import save
 
 from agent.training.precision import Precision, ScalerState
 from shared.files import write_atomic
+from shared.normalisation import Statistics
 from shared.recipe import Recipe
 
 FORMAT = 1
@@ -31,6 +32,8 @@ class Progress(BaseModel):
     base_version: int
     recipe: Recipe
     learning_rate: float
+    normalisation: Statistics | None = None
+    """Of the version: what its samples are made with; None: the base's own."""
     episodes: list[str]
     """Content digests of the training episodes, fixed when the update was begun."""
     prefixes: list[str] = []

@@ -6,7 +6,7 @@ order is all that training needs.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from loguru import logger
 
 from agent.episodes.held_out import PURGED, read_held_out
-from agent.episodes.leaks import HeldOut, LeakGuard, read_trace, trace_of
+from agent.episodes.leaks import HeldOut, LeakGuard, plain_task, read_trace, trace_of
 from agent.episodes.record import FILE, EpisodeRecord, read_record
 from agent.episodes.split import content_digest
 from agent.episodes.trash import TRASH
@@ -208,6 +208,12 @@ def decode(path: Path, camera: str, count: int) -> np.ndarray:
 def tasks_of(episodes: Sequence[Episode]) -> list[str]:
     """The distinct instructions, sorted."""
     return sorted({episode.task for episode in episodes})
+
+
+def without_tasks(episodes: Iterable[Episode], tasks: Collection[str]) -> list[Episode]:
+    """The episodes that show none of `tasks`."""
+    left_out = {plain_task(task) for task in tasks}
+    return [episode for episode in episodes if plain_task(episode.task) not in left_out]
 
 
 def _matrix(column: object) -> np.ndarray:

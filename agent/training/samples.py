@@ -33,7 +33,7 @@ class Samples:
     Args:
         episodes: At least one.
         cache: Gives their prefixes.
-        preprocess: The base's pre-processor: the federation's normalisation, never the node's own.
+        preprocess: From `load_processors` with the version's normalisation, never the node's own.
         chunk: Actions per chunk.
         device: Where batches go.
 

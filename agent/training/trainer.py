@@ -21,11 +21,11 @@ import torch
 from loguru import logger
 from peft import PeftModel
 
-from agent.episodes.leaks import LeakGuard, plain_task
+from agent.episodes.leaks import LeakGuard
 from agent.training import feedback
 from agent.training.cache import TrainingCache
 from agent.training.checkpoint import Progress, State, load_checkpoint, save_checkpoint
-from agent.training.data import Episode, EpisodeFolder, Split
+from agent.training.data import Episode, EpisodeFolder, Split, without_tasks
 from agent.training.loop import Loop
 from agent.training.memory import PeakMemory
 from agent.training.parameters import number_of, write_trainable
@@ -36,6 +36,7 @@ from shared.adapters import Tensors
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import remove_in_progress
+from shared.normalisation import Statistics
 from shared.policy.adapter import adapter_parameters, add_adapter, remove_adapter, set_tensors
 from shared.policy.base import load_base, load_processors
 from shared.policy.digest import base_digest
@@ -88,7 +89,7 @@ class LocalTrainer:
     ) -> None:
         torch.set_num_threads(threads)
         remove_in_progress(state_dir)  # the trainer is killed to stop it, also in a write
-        self._base_digest = base_digest(base)
+        self._base, self._base_digest = base, base_digest(base)
         self._policy = load_base(base, device)
         self._preprocess, _ = load_processors(base, device)
         self._episodes = EpisodeFolder(episodes, guard) if isinstance(episodes, Path) else episodes
@@ -103,7 +104,7 @@ class LocalTrainer:
         self._model: PeftModel | None = None
         self._loop: Loop | None = None
         self._recipe: Recipe | None = None
-        self._samples: dict[tuple[str, ...], Samples] = {}
+        self._samples: dict[tuple[object, ...], Samples] = {}
         self._last: tuple[Progress, State] | None = load_checkpoint(self._checkpoint)
 
     def unfinished(self) -> Progress | None:
@@ -119,11 +120,13 @@ class LocalTrainer:
         learning_rate: float,
         deliver: Deliver | None = None,
         on_step: OnStep | None = None,
+        normalisation: Statistics | None = None,
     ) -> Update:
         """Train one update of `version`.
 
         Args:
             tensors: The version's adapter.
+            normalisation: The version's; None: the base's own.
             deliver: Called once with the result before it counts as delivered; may be called again with the
                 same update after a crash.
             on_step: Called with (step, steps, loss) after each step.
@@ -141,6 +144,7 @@ class LocalTrainer:
             base_version=version,
             recipe=recipe,
             learning_rate=learning_rate,
+            normalisation=normalisation,
             episodes=[episode.digest for episode in split.train],
             prefixes=self._cache.plan(split),
             precision=self._precision,
@@ -174,7 +178,13 @@ class LocalTrainer:
             logger.bind(update=progress.update_id).warning("its episodes or its base changed: started again")
             tensors = {name: tensor.numpy() for name, tensor in state["start"].items()}
             return self.train(
-                tensors, progress.base_version, progress.recipe, progress.learning_rate, deliver, on_step
+                tensors,
+                progress.base_version,
+                progress.recipe,
+                progress.learning_rate,
+                deliver,
+                on_step,
+                progress.normalisation,
             )
         split = Split(tuple(by_digest[digest] for digest in progress.episodes), split.eval)
         logger.bind(update=progress.update_id).info("resumed at step {}", progress.step)
@@ -196,7 +206,7 @@ class LocalTrainer:
         loop.begin(progress, start)
         self._save(loop, progress, fixed)
         self._cache.serve(split, progress.prefixes)
-        samples = self._samples_of(split, "train")
+        samples = self._samples_of(split, "train", progress.normalisation)
         saved = time.monotonic()
         while progress.step < steps:
             began = time.monotonic()
@@ -212,7 +222,7 @@ class LocalTrainer:
                 self._save(loop, progress, fixed)
                 saved = time.monotonic()
             self._pause(time.monotonic() - began)
-        measured = self._measure(loop, split)
+        measured = self._measure(loop, split, progress.normalisation)
         now = {name: tensor.cpu() for name, tensor in loop.state()["now"].items()}
         delta = {name: (now[name] - start[name]).numpy() for name in now}
         wanted = feedback.with_residual(delta, fixed["residual"])
@@ -225,11 +235,11 @@ class LocalTrainer:
         self._save(loop, progress.model_copy(update={"delivered": True}), fixed | {"residual": residual})
         return update
 
-    def _measure(self, loop: Loop, split: Split) -> Measured:
+    def _measure(self, loop: Loop, split: Split, normalisation: Statistics | None) -> Measured:
         trainable = number_of(adapter_parameters(self._required_model()))
         if not split.eval:
             return Measured(datetime.now(UTC), {}, {}, trainable)
-        samples = self._samples_of(split, "eval")
+        samples = self._samples_of(split, "eval", normalisation)
         losses, errors = loop.evaluate(samples), loop.action_errors(samples)
         return Measured(datetime.now(UTC), losses, errors, trainable)
 
@@ -255,8 +265,7 @@ class LocalTrainer:
         """What trains and what evaluates; of the training episodes `only` these digests, where given: what an
         update does not need is not computed before it goes on."""
         split = self._episodes.read() if isinstance(self._episodes, EpisodeFolder) else self._episodes
-        unseen = {plain_task(task) for task in recipe.never_train}
-        train = [episode for episode in split.train if plain_task(episode.task) not in unseen]
+        train = without_tasks(split.train, recipe.never_train)
         if left := len(split.train) - len(train):
             logger.warning("{} episodes show tasks that the coordinator keeps unseen: they don't train", left)
         if only is not None:
@@ -280,13 +289,16 @@ class LocalTrainer:
             return False
         return True
 
-    def _samples_of(self, split: Split, which: str) -> Samples:
+    def _samples_of(self, split: Split, which: str, normalisation: Statistics | None) -> Samples:
         episodes = split.train if which == "train" else split.eval
-        key = (which, *(episode.digest for episode in episodes))
+        key = (which, normalisation, *(episode.digest for episode in episodes))
         if key not in self._samples:
             self._samples = {k: v for k, v in self._samples.items() if k[0] != which}
+            preprocess = self._preprocess
+            if normalisation is not None:
+                preprocess, _ = load_processors(self._base, self._device, normalisation)
             self._samples[key] = Samples(
-                episodes, self._cache, self._preprocess, self._policy.config.chunk_size, self._device
+                episodes, self._cache, preprocess, self._policy.config.chunk_size, self._device
             )
         return self._samples[key]
 

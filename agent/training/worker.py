@@ -85,12 +85,13 @@ class TrainingWorker:
         with self._lock:
             if self._running is not None:
                 return {"started": self._running["version"] == version}
-            tensors, _, _ = read_adapter(Path(fields["folder"]))
+            tensors, _, manifest = read_adapter(Path(fields["folder"]))
+            normalisation = manifest.normalisation if manifest else None
             learning_rate = float(fields["learning_rate"])
             self._begin(
                 version,
                 lambda: self._trainer.train(
-                    tensors, version, recipe, learning_rate, self._deliver, self._on_step
+                    tensors, version, recipe, learning_rate, self._deliver, self._on_step, normalisation
                 ),
             )
         return {"started": True}

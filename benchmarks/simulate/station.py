@@ -21,7 +21,8 @@ from agent.config import AgentConfig
 from agent.exchange.enrolment import FILE, NODE_KEY, TUF_ROOT, Enrolment
 from agent.membership import Membership, prepare
 from agent.supervision import Worker, WorkerSpec
-from agent.training.data import Split
+from agent.training.data import Split, without_tasks
+from agent.training.statistics import of_episodes
 from benchmarks.simulate.turns import Turns, TurnTaker, local_trainer
 from coordinator.config import CoordinatorConfig
 from coordinator.enrolment.fleet import Fleet
@@ -86,6 +87,7 @@ class Station:
             rolling_out=lambda: False,
             training_episodes=lambda: len(split.train),
             describe=self._describe,
+            statistics=lambda never_train: of_episodes(without_tasks(split.train, never_train)),
         )
         trainer.on_event = self._membership.learning.on_event
 

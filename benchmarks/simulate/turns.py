@@ -17,6 +17,7 @@ from agent.training.data import Split
 from agent.training.update import Update, write_update
 from shared.adapters import Tensors, read_adapter
 from shared.errors import ArmfleetError
+from shared.normalisation import Statistics
 from shared.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -76,19 +77,29 @@ class TurnTaker:
         Raises:
             ArmfleetError: the version's folder can't be read.
         """
-        tensors, _, _ = read_adapter(Path(fields["folder"]))
+        tensors, _, manifest = read_adapter(Path(fields["folder"]))
+        normalisation = manifest.normalisation if manifest else None
         recipe = Recipe.model_validate(fields["recipe"])
         started = self._turns.begin(
-            lambda: self._train(tensors, fields["version"], recipe, fields["learning_rate"]),
+            lambda: self._train(tensors, fields["version"], recipe, fields["learning_rate"], normalisation),
             lambda told: self.on_event(*told),
         )
         return {"started": started}
 
-    def _train(self, tensors: Tensors, version: int, recipe: Recipe, learning_rate: float) -> Told:
+    def _train(
+        self,
+        tensors: Tensors,
+        version: int,
+        recipe: Recipe,
+        learning_rate: float,
+        normalisation: Statistics | None,
+    ) -> Told:
         """What came out."""
         try:
             self._trainer = self._trainer or self._make_trainer()
-            update = self._trainer.train(tensors, version, recipe, learning_rate, self._deliver)
+            update = self._trainer.train(
+                tensors, version, recipe, learning_rate, self._deliver, normalisation=normalisation
+            )
         except ArmfleetError as error:
             return "failed", error.to_dict()
         except Exception as error:

@@ -19,11 +19,12 @@ from coordinator.exchange import plan
 from coordinator.exchange.intake import Expected, check_update, read_reply
 from coordinator.exchange.schedule import learning_rate
 from coordinator.registry.registry import Registry
+from coordinator.registry.statistics import StatisticsPool
 from coordinator.registry.targets import Publisher
 from shared.adapters import Tensors
 from shared.envelope import pack
 from shared.errors import ArmfleetError
-from shared.messages import CheckIn, CheckInReply, UpdateHeader
+from shared.messages import CheckIn, CheckInReply, StatisticsWanted, UpdateHeader
 from shared.recipe import Recipe
 
 ACKNOWLEDGED = 8
@@ -61,7 +62,9 @@ class CheckInDesk:
         registry: Registry,
         publisher: Publisher,
         clock: Callable[[], float] = time.monotonic,
+        pool: StatisticsPool | None = None,
     ) -> None:
+        self._pool = pool
         self._config, self._fleet, self._registry, self._publisher = config, fleet, registry, publisher
         self._clock = clock
         exchange = config.exchange
@@ -142,11 +145,22 @@ class CheckInDesk:
             logger.bind(node=name).warning("{} refused what its check-in carried: {}", name, reply.refused)
         if reply.update is not None and delta is not None:
             self._take(desk, name, reply.update, delta)
+        if reply.statistics is not None and self._pool is not None:
+            self._pool.report(name, reply.statistics)
 
     def recipe_wanted(self) -> str:
         """Empty while training is asked for; else why not."""
-        newest, rounds = self._registry.newest(), self._config.aggregation.rounds
-        return f"all {rounds} rounds are done" if newest >= rounds else ""
+        if self._pool is not None and self._pool.frozen is None:
+            return self._pool.sentence
+        if self._pool is not None and not self._publisher.slots().get("candidate"):
+            return "the version with the federation's normalisation is being made"
+        rounds = self._config.aggregation.rounds
+        return f"all {rounds} rounds are done" if self._rounds_done() >= rounds else ""
+
+    @property
+    def normalisation(self) -> str:
+        """Which statistics normalise states and actions, for people."""
+        return self._pool.sentence if self._pool is not None else "the base's own"
 
     # ------------------------------------------------------------------ inside
 
@@ -156,7 +170,9 @@ class CheckInDesk:
             desk.to_acknowledge.append(header.id)
             log.info("update {} of {} came again and was dropped", header.id, name)
             return
-        expected = Expected(self._fleet.base_digest, self._registry.versions.numbers(), self._like)
+        expected = Expected(
+            self._fleet.base_digest, self._registry.versions.numbers(), self._like, self._registry.first()
+        )
         try:
             check_update(header, delta, name, expected)
         except ArmfleetError as error:
@@ -189,6 +205,7 @@ class CheckInDesk:
             candidate=slots.get("candidate"),
             recipe=recipe,
             learning_rate=rate,
+            statistics=self._statistics_wanted(),
         )
         blobs = self._bundle(desk, now)
         desk.contact = plan.Contact(last_sent=now, in_flight=True)
@@ -200,8 +217,16 @@ class CheckInDesk:
         if self.recipe_wanted():
             return None, 0.0
         recipe = self._config.recipe
-        newest, rounds = self._registry.newest(), self._config.aggregation.rounds
-        return recipe, learning_rate(recipe, newest, rounds)
+        return recipe, learning_rate(recipe, self._rounds_done(), self._config.aggregation.rounds)
+
+    def _rounds_done(self) -> int:
+        return self._registry.newest() - self._registry.first()
+
+    def _statistics_wanted(self) -> StatisticsWanted | None:
+        if self._pool is None or self._pool.frozen is not None:
+            return None
+        never_train = self._config.recipe.never_train
+        return StatisticsWanted(stations=self._pool.missing, never_train=never_train)
 
     def _acknowledged(self, desk: Desk, name: str) -> list[str]:
         return list(

@@ -31,6 +31,8 @@ class Expected:
     """Versions of this registry."""
     like: Tensors
     """Names and shapes."""
+    first: int = 0
+    """Versions before this one were normalised with other statistics."""
 
 
 def read_reply(data: bytes, node: str, check_in: str) -> tuple[CheckInReply, bytes | None]:
@@ -79,6 +81,11 @@ def check_update(header: UpdateHeader, delta: bytes, node: str, expected: Expect
     if header.base_version not in expected.versions:
         raise _refused(
             f"update {header.id} of {node} starts from version {header.base_version}, unknown here"
+        )
+    if header.base_version < expected.first:
+        raise _refused(
+            f"update {header.id} of {node} starts from version {header.base_version}, whose normalisation is "
+            f"the base's own: the fleet has its own since version {expected.first}"
         )
     decode(delta, expected.like, header.codec)
 

@@ -27,7 +27,11 @@ from shared.codec import decode
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.messages import UpdateHeader
+from shared.normalisation import Statistics
 from shared.recipe import Recipe
+
+NO_RULE = Rule(0.0, 0.0, 1.0, 1)
+"""Of versions that were not made from updates."""
 
 
 class Registry:
@@ -115,6 +119,11 @@ class Registry:
         """Number of the newest version."""
         return self.versions.numbers()[-1]
 
+    def first(self) -> int:
+        """Number of the version that the newest descends from: 0, or the one that brought the federation's
+        own normalisation."""
+        return max(row.number for row in self.index.versions() if row.parent is None)
+
     def promoted(self) -> int:
         """Number of the promoted version."""
         return self._with_state("promoted")[-1]
@@ -128,12 +137,14 @@ class Registry:
     def add_version(self, parent: int, result: Result, rule: Rule, recipe: Recipe) -> int:
         """Make the version after `parent` durable, as a candidate; returns its number."""
         with self._lock:
+            before = self.versions.manifest(parent)
             manifest = Manifest(
                 version=parent + 1,
                 parent=parent,
-                base_digest=self.versions.manifest(parent).base_digest,
-                tensors_digest=digest(result.tensors),
+                base_digest=before.base_digest,
+                tensors_digest=digest(result.tensors, before.normalisation),
                 recipe=recipe,
+                normalisation=before.normalisation,
                 contributions=result.contributions,
                 metrics=result.metrics,
                 created=_now(),
@@ -143,6 +154,23 @@ class Registry:
             self.versions.create(manifest, result.tensors, config, result.server_state, rule, decision)
             self._index_version(manifest.version)
             return manifest.version
+
+    def begin_anew(self, normalisation: Statistics) -> int:
+        """Make version 0's adapter once more, as a candidate to which these statistics belong; returns its
+        number. Like version 0 it has no parent: nothing was trained yet."""
+        with self._lock:
+            first, number = self.versions.manifest(0), self.newest() + 1
+            tensors, config = self.versions.adapter(0)
+            changes = {
+                "version": number,
+                "tensors_digest": digest(tensors, normalisation),
+                "normalisation": normalisation,
+                "created": _now(),
+            }
+            decision = _decision("candidate", "version 0 with the federation's own normalisation")
+            self.versions.create(first.model_copy(update=changes), tensors, config, {}, NO_RULE, decision)
+            self._index_version(number)
+            return number
 
     def decide(self, number: int, state: State, reason: str) -> None:
         """Move a version to another state; raises as `VersionStore.decide`."""
@@ -252,7 +280,7 @@ def create_first_version(
     )
     decision = _decision("promoted", "the first version: the base policy unchanged")
     store = VersionStore(state_dir / "versions")
-    store.create(manifest, tensors, peft_config, {}, Rule(0.0, 0.0, 1.0, 1), decision)
+    store.create(manifest, tensors, peft_config, {}, NO_RULE, decision)
 
 
 def _claim(path: Path) -> IO[str]:

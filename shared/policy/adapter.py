@@ -13,6 +13,7 @@ from shared import adapters
 from shared.adapters import Tensors
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.normalisation import Statistics
 from shared.policy.initial import peft_config
 from shared.recipe import Recipe
 
@@ -89,6 +90,6 @@ def set_tensors(model: PeftModel, tensors: Mapping[str, np.ndarray]) -> None:
             parameter.copy_(torch.from_numpy(np.ascontiguousarray(tensors[name], dtype=np.float32)))
 
 
-def live_digest(model: PeftModel) -> str:
-    """`shared.adapters.digest` of the tensors that the model computes with now."""
-    return adapters.digest(get_tensors(model))
+def live_digest(model: PeftModel, normalisation: Statistics | None = None) -> str:
+    """`shared.adapters.digest` of the tensors that the model computes with now, and of its statistics."""
+    return adapters.digest(get_tensors(model), normalisation)

@@ -5,19 +5,22 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-from lerobot.utils.constants import OBS_IMAGES
+from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
+from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 from loguru import logger
 from safetensors import SafetensorError, safe_open
 from transformers.initialization import no_init_weights
 
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
-from shared.policy.source import VLM, WEIGHTS, resolve_base
+from shared.normalisation import Statistics
+from shared.policy.source import VLM, WEIGHTS, check_standardised, resolve_base
 
 
 def load_base(base: str | Path, device: str = "cpu") -> SmolVLAPolicy:
@@ -60,17 +63,24 @@ def load_base(base: str | Path, device: str = "cpu") -> SmolVLAPolicy:
     return policy
 
 
-def load_processors(base: str | Path, device: str = "cpu") -> tuple[Any, Any]:
-    """LeRobot's pre- and post-processor of a base: tokenizer, normalisation with the base's own statistics.
+def load_processors(
+    base: str | Path, device: str = "cpu", normalisation: Statistics | None = None
+) -> tuple[Any, Any]:
+    """LeRobot's pre- and post-processor of a base: tokenizer and normalisation.
+
+    Training, inference, evaluation and export all get theirs here.
+
+    Args:
+        normalisation: Of the version that runs (`Manifest.normalisation`); None: the base's own.
 
     Raises:
-        ArmfleetError: BASE_MISSING.
+        ArmfleetError: BASE_MISSING; BASE_MISMATCH for statistics, see `check_standardised`.
     """
     folder = resolve_base(base)
     try:
         config = PreTrainedConfig.from_pretrained(folder)
         tokenizer = vlm_name(folder, config.vlm_model_name)
-        return make_pre_post_processors(
+        processors = make_pre_post_processors(
             config,
             pretrained_path=str(folder),
             preprocessor_overrides={
@@ -84,6 +94,21 @@ def load_processors(base: str | Path, device: str = "cpu") -> tuple[Any, Any]:
             do="copy the base again",
             code=ExitCode.BASE_MISSING,
         ) from error
+    if normalisation is not None:
+        check_standardised(folder)
+        for pipeline in processors:
+            _normalise_with(pipeline, normalisation)
+    return processors
+
+
+def _normalise_with(pipeline: Any, normalisation: Statistics) -> None:
+    """Give LeRobot's own steps other means and deviations of state and action; those of pictures stay."""
+    both = {OBS_STATE: normalisation.state, ACTION: normalisation.action}
+    stats = {key: {"mean": np.array(of.mean), "std": of.std} for key, of in both.items()}
+    for step in pipeline.steps:
+        if isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep):
+            step.stats = {**(step.stats or {}), **stats}
+            step.to()  # makes its tensors from `stats` again
 
 
 def camera_names(policy: SmolVLAPolicy) -> list[str]:

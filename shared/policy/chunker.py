@@ -10,6 +10,7 @@ Not thread-safe: the caller holds a lock around `chunk` and `load_version`.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from peft import PeftModel
 from shared.adapters import Tensors, read_adapter
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.normalisation import Statistics
 from shared.policy.adapter import add_adapter_from_config, live_digest, remove_adapter, set_tensors
 from shared.policy.base import camera_names, load_base, load_processors
 from shared.policy.digest import base_digest
@@ -52,7 +54,9 @@ class Chunker:
         self.device = device
         self.guidance = guidance or Guidance()
         self.policy = load_base(base, device)
-        self._preprocess, self._postprocess = load_processors(base, device)
+        self.normalisation: Statistics | None = None
+        """Of the live version; None: the base's own."""
+        self._processors = load_processors(base, device)
         config = self.policy.config
         config.rtc_config = RTCConfig(
             enabled=self.guidance.enabled,
@@ -82,7 +86,9 @@ class Chunker:
                 The adapter that was live stays live.
         """
         if folder is None:
+            processors = self._processors_for(None)
             self._unwrap()
+            self._processors, self.normalisation = processors, None
             return None
         tensors, config, manifest = read_adapter(folder)
         if manifest is not None and manifest.base_digest != self.base_digest:
@@ -93,19 +99,26 @@ class Chunker:
                 do="name the coordinator's base as [policy] base",
                 code=ExitCode.BASE_MISMATCH,
             )
-        return self.load_tensors(tensors, config)
+        return self.load_tensors(tensors, config, manifest.normalisation if manifest else None)
 
-    def load_tensors(self, tensors: Tensors, peft_config: Mapping[str, object]) -> str:
+    def load_tensors(
+        self,
+        tensors: Tensors,
+        peft_config: Mapping[str, object],
+        normalisation: Statistics | None = None,
+    ) -> str:
         """As `load_version`, from memory."""
+        processors = self._processors_for(normalisation)
         shape = tuple(str(peft_config.get(key)) for key in _SHAPE_KEYS)
         if self._model is None or shape != self._shape:
             self._unwrap()
             self._model = add_adapter_from_config(self.policy, peft_config)
             self._shape = shape
         set_tensors(self._model, tensors)
+        self._processors, self.normalisation = processors, normalisation
         # Without this every denoising step under RTC guidance would build a graph through the adapter.
         self.policy.requires_grad_(False)
-        return live_digest(self._model)
+        return live_digest(self._model, normalisation)
 
     def load_identity(self, recipe: Recipe) -> str:
         """Load version 0 of `recipe`."""
@@ -147,7 +160,8 @@ class Chunker:
         Raises:
             ArmfleetError: a camera that the policy needs is not among `images`.
         """
-        batch = self._preprocess(self._batch(state, images, tasks))
+        preprocess, postprocess = self._processors
+        batch = preprocess(self._batch(state, images, tasks))
         size = (len(tasks), self.chunk_size, self.policy.config.max_action_dim)
         noise = torch.randn(size, generator=self._noise).to(self.device)
         rest = None
@@ -159,7 +173,7 @@ class Chunker:
         )
         # A copy: the post-processor may work in place.
         original = actions.float().cpu().numpy().copy()
-        return original, self._postprocess(actions).float().cpu().numpy()
+        return original, postprocess(actions).float().cpu().numpy()
 
     def _batch(
         self, state: np.ndarray, images: Mapping[str, np.ndarray], tasks: Sequence[str]
@@ -178,6 +192,11 @@ class Chunker:
             pixels = torch.from_numpy(np.ascontiguousarray(images[camera]))
             batch[f"{OBS_IMAGES}.{camera}"] = pixels.permute(0, 3, 1, 2).float() / 255
         return batch
+
+    def _processors_for(self, normalisation: Statistics | None) -> tuple[Any, Any]:
+        if normalisation == self.normalisation:
+            return self._processors
+        return load_processors(self.base, self.device, normalisation)
 
     def _unwrap(self) -> None:
         if self._model is not None:

@@ -17,6 +17,8 @@ from safetensors.torch import save_model
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import durable_folder, free_bytes, write_atomic
+from shared.normalisation import Statistics
+from shared.policy.base import load_processors
 from shared.policy.chunker import Chunker
 from shared.policy.source import CONFIG, PROCESSORS, VLM, WEIGHTS, base_files, resolve_base
 
@@ -31,8 +33,9 @@ PROBE_SPREAD = 30.0
 def write_merged(base: str | Path, version: Path, target: Path) -> float:
     """Write the version in the folder `version`, merged into `base`, to `target`: whole, or not at all.
 
-    Weights are float32, configuration, processors and the base's own VLM folder are the base's. The folder's
-    own place is written into them, since LeRobot takes relative names for relative to where it is started.
+    Weights are float32, configuration, processors and the base's own VLM folder are the base's; processors
+    have the version's statistics, where it has some. The folder's own place is written into them, since
+    LeRobot takes relative names for relative to where it is started.
 
     Returns:
         The largest difference between the actions of base and adapter and those of the folder that was
@@ -47,6 +50,7 @@ def write_merged(base: str | Path, version: Path, target: Path) -> float:
         raise ArmfleetError(f"{target} is there already", kept="it, unchanged", do="name another folder")
     chunker = Chunker(base)
     chunker.load_version(version)
+    normalisation = chunker.normalisation
     wanted = _probe(chunker)
     chunker.merge()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +60,7 @@ def write_merged(base: str | Path, version: Path, target: Path) -> float:
         save_model(chunker.policy, str(work / WEIGHTS), metadata={"format": "pt"})
         (work / WEIGHTS).chmod(0o644)  # safetensors writes it for its owner alone
         del chunker  # two policies need not fit into memory
-        _write_rest(folder, work, target.absolute())
+        _write_rest(folder, work, target.absolute(), normalisation)
         difference = float(np.abs(_probe(Chunker(work)) - wanted).max())
         if not difference <= LARGEST_DIFFERENCE:
             raise ArmfleetError(
@@ -92,13 +96,17 @@ def _check_room(chunker: Chunker, base: Path, parent: Path) -> None:
         )
 
 
-def _write_rest(base: Path, work: Path, final: Path) -> None:
+def _write_rest(base: Path, work: Path, final: Path, normalisation: Statistics | None) -> None:
     """Configuration, processors and VLM of `base` into `work`, as they are right once it is named `final`."""
     for path in base_files(base):
         copy = work / path.relative_to(base)
         copy.parent.mkdir(exist_ok=True)
         if copy != work / WEIGHTS:
             shutil.copyfile(path, copy)
+    if normalisation is not None:
+        processors = load_processors(base, normalisation=normalisation)
+        for name, pipeline in zip(PROCESSORS, processors, strict=True):
+            pipeline.save_pretrained(work, config_filename=f"{name}.json")
     config = json.loads((work / CONFIG).read_text())
     config["load_vlm_weights"] = False  # the weight file holds them
     if (base / VLM).is_dir():

@@ -1,5 +1,6 @@
 """Where a base policy lies: a folder, or a hub id in the Hugging Face cache. Free of torch."""
 
+import json
 import os
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from shared.exit_codes import ExitCode
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
+NORMALISERS = ("normalizer_processor", "unnormalizer_processor")
+"""LeRobot's names of the steps in them that hold statistics."""
 VLM = "vlm"
 """Optional folder inside a base: the VLM's configuration and tokenizer, for bases that need no hub."""
 
@@ -46,6 +49,26 @@ def base_files(folder: Path) -> list[Path]:
     """The files of a base, sorted by their path relative to `folder`."""
     found = {path for pattern in PATTERNS for path in folder.glob(pattern) if path.is_file()}
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def check_standardised(base: str | Path) -> None:
+    """Raise ArmfleetError unless a base's processors take states and actions by mean and standard deviation.
+
+    Raises:
+        ArmfleetError: BASE_MISMATCH: by something else, of which statistics of the fleet tell nothing;
+            BASE_MISSING.
+    """
+    folder = resolve_base(base)
+    for name in PROCESSORS:
+        steps = json.loads((folder / f"{name}.json").read_text())["steps"]
+        maps = [step["config"]["norm_map"] for step in steps if step.get("registry_name") in NORMALISERS]
+        modes = sorted({str(each.get(kind)) for each in maps for kind in ("STATE", "ACTION")})
+        if modes != ["MEAN_STD"]:
+            raise ArmfleetError(
+                f"the base normalises by {', '.join(modes) or 'nothing'}, pooled statistics are for MEAN_STD",
+                do='set [normalisation] source = "base" at the coordinator',
+                code=ExitCode.BASE_MISMATCH,
+            )
 
 
 def _snapshot(hub_id: str) -> Path:

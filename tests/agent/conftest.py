@@ -24,6 +24,7 @@ from shared.adapters import Manifest, digest, pack_adapter, write_adapter
 from shared.envelope import pack, unpack
 from shared.files import durable_folder, sha256
 from shared.messages import CheckIn, CheckInReply, Held, UpdateHeader
+from shared.normalisation import Statistics
 from shared.policy.digest import base_digest
 from shared.recipe import Recipe
 
@@ -76,22 +77,30 @@ class SmallFleet:
         """The time, as this fleet and its workstations see it."""
         return datetime.now(UTC) + self.offset
 
-    def offer(self, version: int, base_digest: str | None = None, **shape: int) -> Offer:
-        """A version, packed as the registry packs it."""
-        tensors = make_tensors(version, **shape)
+    def offer(
+        self,
+        version: int,
+        base_digest: str | None = None,
+        normalisation: Statistics | None = None,
+        seed: int | None = None,
+        **shape: int,
+    ) -> Offer:
+        """A version, packed as the registry packs it; tensors of another `seed` than its number, if asked."""
+        tensors = make_tensors(version if seed is None else seed, **shape)
         base = base_digest or self.base_digest
         manifest = Manifest(
             version=version,
             parent=None,
             base_digest=base,
-            tensors_digest=digest(tensors),
+            tensors_digest=digest(tensors, normalisation),
             recipe=Recipe(),
+            normalisation=normalisation,
             created="2026-11-24T12:00:00Z",
         )
         folder = self.home / "packed" / uuid.uuid4().hex
         folder.mkdir(parents=True)
         write_adapter(folder, tensors, PEFT, manifest)
-        return Offer(version, digest(tensors), base, pack_adapter(folder))
+        return Offer(version, manifest.tensors_digest, base, pack_adapter(folder))
 
     def publish(self, **slots: Offer | None) -> None:
         """Put versions into slots; None empties one."""

@@ -81,6 +81,10 @@ def desk(tmp_path: Path) -> Desk:
 def test_each_reason_not_to_train_is_a_sentence(desk: Desk) -> None:
     desk.plan, desk.episodes = Plan(), 0
     assert "asks for no training" in desk.learning.work().reason
+    desk.plan = Plan(stations_awaited=2)
+    assert desk.learning.work().reason == "waiting for normalisation statistics of 2 more stations"
+    desk.plan = Plan(stations_awaited=1)
+    assert desk.learning.work().reason == "waiting for normalisation statistics of 1 more station"
     desk.plan = Plan(recipe=Recipe())
     assert "no admitted training episode" in desk.learning.work().reason
     desk.episodes = 1

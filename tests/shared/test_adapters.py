@@ -12,6 +12,7 @@ from shared.adapters import (
     write_adapter,
 )
 from shared.errors import ArmfleetError
+from shared.normalisation import measured
 from shared.recipe import Recipe
 
 TENSORS = {
@@ -19,15 +20,17 @@ TENSORS = {
     "base_model.model.q.lora_B.weight": np.zeros((6, 2), np.float32),
 }
 PEFT = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+STATISTICS = measured(*np.random.default_rng(0).normal(0, 30, (2, 200, 6)))
 
 
-def manifest(tensors=TENSORS):
+def manifest(tensors=TENSORS, normalisation=None):
     return Manifest(
         version=3,
         parent=2,
         base_digest="0" * 64,
-        tensors_digest=digest(tensors),
+        tensors_digest=digest(tensors, normalisation),
         recipe=Recipe(),
+        normalisation=normalisation,
         created="2026-01-01T00:00:00Z",
     )
 
@@ -81,3 +84,28 @@ def test_a_damaged_file_is_refused_with_a_sentence(tmp_path):
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(ArmfleetError, match="no packed adapter"):
             unpack_adapter(tmp_path / "x", tmp_path)
+
+
+def test_a_manifest_without_statistics_is_written_as_before_there_were_any():
+    assert "normalisation" not in manifest().model_dump_json()
+    assert "normalisation" not in manifest().model_dump(mode="json")
+
+
+def test_statistics_travel_with_the_adapter_and_count_for_its_digest(tmp_path):
+    first, second, file = tmp_path / "a", tmp_path / "b", tmp_path / "packed"
+    first.mkdir()
+    second.mkdir()
+    written = manifest(normalisation=STATISTICS)
+    assert written.tensors_digest != manifest().tensors_digest
+    write_adapter(first, TENSORS, PEFT, written)
+    file.write_bytes(pack_adapter(first))
+    unpack_adapter(file, second)
+    assert read_adapter(second)[2] == written
+
+
+def test_statistics_other_than_those_that_were_signed_are_refused(tmp_path):
+    other = measured(*np.random.default_rng(1).normal(0, 30, (2, 200, 6)))
+    changed = manifest(normalisation=STATISTICS).model_copy(update={"normalisation": other})
+    write_adapter(tmp_path, TENSORS, PEFT, changed)
+    with pytest.raises(ArmfleetError, match="not those its manifest names"):
+        read_adapter(tmp_path)

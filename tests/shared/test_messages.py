@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from shared.messages import CheckInReply, UpdateHeader
+from shared.normalisation import measured
 
 HEADER = {
     "id": "a" * 32,
@@ -45,3 +47,11 @@ def test_a_reply_with_an_unknown_field_is_refused():
     assert CheckInReply.model_validate(reply).update is None
     with pytest.raises(ValidationError):
         CheckInReply.model_validate(reply | {"host": "anna-pc"})
+
+
+def test_a_reply_without_statistics_is_one_that_an_earlier_release_reads():
+    reply = CheckInReply.model_validate({"check_in": "b" * 32, "node": "a", "activity": "idle", "held": {}})
+    assert "statistics" not in reply.model_dump(mode="json")
+    rows = np.random.default_rng(0).normal(0, 30, (200, 6))
+    told = reply.model_copy(update={"statistics": measured(rows, rows)})
+    assert CheckInReply.model_validate(told.model_dump(mode="json")) == told

@@ -76,6 +76,7 @@ def test_update_of_another_node_is_not_sent() -> None:
         ({"node": "/home/mia/robot"}, {}),
         ({"refused": "see /home/mia/state"}, {}),
         ({"health": {"workers": {}, "user": "mia"}}, {}),
+        ({"statistics": {"state": [[1.5] * 6], "action": [[1.5] * 6]}}, {}),
     ],
 )
 def test_planted_leak_is_stopped_at_the_edge(extra: dict, blobs: dict) -> None:

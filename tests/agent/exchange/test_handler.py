@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent.activity import Activity
@@ -15,7 +16,10 @@ from agent.exchange.handler import Exchange
 from agent.exchange.inbox import Inbox
 from agent.exchange.outbox import Outbox
 from agent.exchange.trust import TrustedMetadata
-from shared.messages import Health
+from shared.messages import Health, StatisticsWanted
+from shared.normalisation import measured
+
+STATISTICS = measured(*np.random.default_rng(0).normal(0, 30, (2, 200, 6)))
 
 
 @pytest.fixture
@@ -41,6 +45,7 @@ def make(fleet: Any, tmp_path: Path) -> Callable[[], Exchange]:
             home,
             lambda: (Activity.IDLE, Health(), None),
             nothing,
+            lambda never_train: STATISTICS if not never_train else None,
         )
 
     return build
@@ -109,3 +114,31 @@ def test_damaged_plan_waits_for_the_next_check_in(
     answer(make(), fleet.check_in(), reply_of)
     (tmp_path / "agent" / "plan.json").write_text("{")
     assert make().plan.recipe is None
+
+
+def test_statistics_are_told_only_when_asked_for(fleet: Any, make: Callable, reply_of: Callable) -> None:
+    exchange = make()
+    assert answer(exchange, fleet.check_in(), reply_of).statistics is None
+    assert exchange.plan.stations_awaited == 0
+    wanted = StatisticsWanted(stations=2)
+    asked = answer(exchange, fleet.check_in(recipe=None, statistics=wanted), reply_of)
+    assert asked.statistics == STATISTICS
+    assert exchange.plan.stations_awaited == 2
+    answer(exchange, fleet.check_in(), reply_of)
+    assert exchange.plan.stations_awaited == 0
+
+
+def test_a_station_without_statistics_answers_all_the_same(
+    fleet: Any, make: Callable, reply_of: Callable
+) -> None:
+    wanted = StatisticsWanted(stations=1, never_train=("push the red cube to the left",))
+    assert answer(make(), fleet.check_in(statistics=wanted), reply_of).statistics is None
+
+
+def test_a_fleet_with_another_base_is_told_no_statistics(
+    fleet: Any, make: Callable, reply_of: Callable
+) -> None:
+    exchange = make()
+    asked = fleet.check_in(base_digest="b" * 64, statistics=StatisticsWanted(stations=1))
+    assert answer(exchange, asked, reply_of).statistics is None
+    assert exchange.plan.stations_awaited == 0

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from agent.exchange.fit import base_shapes
@@ -16,6 +17,7 @@ from agent.exchange.inbox import HISTORY, Inbox
 from agent.exchange.trust import TrustedMetadata
 from shared.adapters import read_adapter
 from shared.messages import Held
+from shared.normalisation import measured
 
 SLOTS = ("promoted", "candidate")
 
@@ -83,6 +85,17 @@ def test_roll_back_by_the_operator_works_without_resending(fleet: Any, inbox: In
     assert not [name for name in bundle if not name.endswith(".json")]
     inbox.accept(bundle, SLOTS)
     assert versions(inbox) == {"promoted": 1}
+
+
+def test_the_same_tensors_with_other_statistics_are_another_version(fleet: Any, inbox: Inbox) -> None:
+    own = measured(*np.random.default_rng(0).normal(0, 30, (2, 200, 6)))
+    fleet.publish(promoted=fleet.offer(0), candidate=fleet.offer(1, normalisation=own, seed=0))
+    assert inbox.accept(fleet.bundle(), SLOTS).sentence == ""
+    folders = {slot: inbox.folder(accepted) for slot, accepted in inbox.slots.items()}
+    assert folders["promoted"] != folders["candidate"]
+    manifests = {slot: read_adapter(folder)[2] for slot, folder in folders.items()}
+    assert manifests["promoted"].normalisation is None
+    assert manifests["candidate"].normalisation == own
 
 
 def test_version_for_another_base_is_refused_and_the_other_slot_accepted(fleet: Any, inbox: Inbox) -> None:

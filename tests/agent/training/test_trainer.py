@@ -19,6 +19,7 @@ from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import sha256
 from shared.messages import UpdateHeader
+from shared.normalisation import Statistics, measured
 from shared.policy.initial import initial_adapter
 from shared.recipe import Recipe
 from tests.agent.training.conftest import TASKS
@@ -312,6 +313,47 @@ def test_the_outbox_holds_an_update_once(
     assert [path.name for path in (tmp_path / "outbox").iterdir()] == [update.header.id]
     assert UpdateHeader.model_validate_json((folder / "header.json").read_text()) == update.header
     assert (folder / "delta.bin").read_bytes() == update.delta
+
+
+@pytest.fixture
+def own(split: Split) -> Statistics:
+    """Other statistics than the base's."""
+    episodes = [*split.train, *split.eval]
+    return measured(*(np.concatenate([getattr(e, name) for e in episodes]) for name in ("state", "action")))
+
+
+@pytest.mark.usefixtures("fixed_id")
+def test_a_resumed_update_keeps_the_statistics_of_its_version(
+    trainer: Callable, tensors: Tensors, recipe: Recipe, tmp_path: Path, own: Statistics
+) -> None:
+    def kill(step: int, _steps: int, _loss: float) -> None:
+        if step == 3:
+            raise Killed
+
+    expected = trainer(tmp_path / "a").train(tensors, 1, recipe, 2e-3, normalisation=own)
+    with pytest.raises(Killed):
+        trainer(tmp_path / "b", checkpoint_s=0).train(
+            tensors, 1, recipe, 2e-3, on_step=kill, normalisation=own
+        )
+    resumed = trainer(tmp_path / "b").resume()
+    assert resumed.delta == expected.delta
+    assert repeatable(resumed) == repeatable(expected)
+
+
+@pytest.mark.usefixtures("fixed_id")
+def test_other_statistics_train_another_update_from_the_same_cache(
+    trainer: Callable, tensors: Tensors, recipe: Recipe, tmp_path: Path, own: Statistics
+) -> None:
+    """No state enters what is cached, so that a cache of other days serves; samples are made anew."""
+    cold = trainer(tmp_path / "a").train(tensors, 1, recipe, 2e-3, normalisation=own)
+    used = trainer(tmp_path / "b")
+    first = used.train(tensors, 1, recipe, 2e-3)
+    cached = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").glob("*/*")}
+    used.train(tensors, 1, recipe, 2e-3, normalisation=own)
+    again = trainer(tmp_path / "b")
+    again._last = None  # as a new station begins: without moments
+    assert again.train(tensors, 1, recipe, 2e-3, normalisation=own).delta == cold.delta != first.delta
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "b").glob("*/*")} == cached
 
 
 def test_any_number_of_tasks_fits_the_header() -> None:

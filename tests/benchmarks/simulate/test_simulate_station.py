@@ -6,6 +6,7 @@ import itertools
 import threading
 import time
 import uuid
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,11 +22,12 @@ from benchmarks.simulate.engine import Engine
 from benchmarks.simulate.nodes import enrolled, host
 from benchmarks.simulate.station import Station
 from benchmarks.simulate.turns import Turns, TurnTaker
-from coordinator.config import load
+from coordinator.config import NormalisationSection, load
 from coordinator.enrolment import fleet as fleets
 from coordinator.enrolment.setup import init
 from coordinator.exchange.desk import CheckInDesk
 from coordinator.registry.registry import Registry
+from coordinator.registry.statistics import open_pool
 from coordinator.registry.targets import Publisher
 from coordinator.rounds import Rounds, verify
 from shared.adapters import write_adapter
@@ -43,10 +45,13 @@ BASE_DIGEST = "ba5e" * 16
 class ConstantTrainer:
     """Adds the same to every number."""
 
+    normalised_with: ClassVar[list] = []
+
     def __init__(self, node, digest):
         self._node, self._digest = node, digest
 
-    def train(self, tensors, version, recipe, learning_rate, deliver):
+    def train(self, tensors, version, recipe, learning_rate, deliver, normalisation=None):
+        self.normalised_with.append(normalisation)
         change = {name: np.full_like(array, 0.25) for name, array in tensors.items()}
         delta = encode(change, recipe.codec)
         header = UpdateHeader(
@@ -67,24 +72,27 @@ class ConstantTrainer:
 class Fleet:
     """A coordinator's desk and the nodes' ClientApp; the test carries what the engine would carry."""
 
-    def __init__(self, folder, monkeypatch, codec):
+    def __init__(self, folder, monkeypatch, codec="fp16-zstd", **normalisation):
         monkeypatch.setattr(simulate, "RUN", folder / "run")
         (folder / "run").mkdir()
         toml = folder / "run" / "coordinator.toml"
         toml.write_text(
             simulate.fill(folder, NODES, rounds=3, seed=5).replace("[recipe]", f'[recipe]\ncodec = "{codec}"')
         )
-        self.config = load(toml)
+        self.config = load(toml).model_copy(update={"normalisation": NormalisationSection(**normalisation)})
         init(self.config)
         self.engine = Engine()
         self.agents = enrolled(self.config, self.engine, folder, NODES)
         self.identity = fleets.read(self.config.state)
         self.registry = Registry(self.config.state)
         publisher = Publisher(self.config.state / "tuf")
-        self.rounds = Rounds(self.config, self.registry, publisher)
+        pool = open_pool(self.config, self.registry, self.identity.base_digest)
+        self.rounds = Rounds(self.config, self.registry, publisher, pool=pool)
         self.rounds.publish()
         hours = itertools.count(0, 3600)
-        self.desk = CheckInDesk(self.config, self.identity, self.registry, publisher, lambda: next(hours))
+        self.desk = CheckInDesk(
+            self.config, self.identity, self.registry, publisher, lambda: next(hours), pool
+        )
         self.partitions = {
             node.node_id: int(node.name.removeprefix("node-")) for node in self.registry.nodes.all()
         }
@@ -115,9 +123,9 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def running(fleet, monkeypatch):
+def running(fleet, monkeypatch, frames=5):
     """The stations of a fleet, each with one episode."""
-    state = np.zeros((5, 6), np.float32)
+    state = np.zeros((frames, 6), np.float32)
     split = Split((Episode("000000", "0" * 64, "push the red cube to the left", state, state, dict),), ())
 
     def trainer(base, split, folder, node):
@@ -160,6 +168,20 @@ def test_nodes_on_their_sockets_make_a_version_that_can_be_computed_again(fleet,
     assert [part.staleness for part in fleet.registry.versions.manifest(1).contributions] == [0, 0]
 
 
+def test_nodes_pool_their_statistics_and_train_with_what_came_out(tmp_path, monkeypatch):
+    fleet = Fleet(tmp_path, monkeypatch, source="pooled", stations=NODES)
+    monkeypatch.setattr(ConstantTrainer, "normalised_with", [])
+    with running(fleet, monkeypatch, frames=120):
+        fleet.until("statistics of both nodes", lambda: fleet.rounds.run_if_due() == 1)
+        fleet.until("updates of both nodes", lambda: len(fleet.registry.waiting()) == NODES)
+        assert {update.base_version for update in fleet.registry.waiting()} == {1}
+        assert fleet.rounds.run_if_due() == 2
+    statistics = fleet.registry.versions.manifest(2).normalisation
+    assert statistics.state.count == NODES * 120
+    assert ConstantTrainer.normalised_with == [statistics] * NODES
+    fleet.registry.close()
+
+
 def test_a_message_that_reaches_another_nodes_station_is_not_taken_for_its_own(fleet, monkeypatch):
     fleet.partitions = {node_id: 1 - partition for node_id, partition in fleet.partitions.items()}
     with running(fleet, monkeypatch):
@@ -180,9 +202,9 @@ class WaitingTrainer(ConstantTrainer):
         super().__init__("a", BASE_DIGEST)
         self._go = go
 
-    def train(self, *arguments):
+    def train(self, *arguments, **named):
         assert self._go.wait(PATIENCE_S)
-        return super().train(*arguments)
+        return super().train(*arguments, **named)
 
 
 def refuse():

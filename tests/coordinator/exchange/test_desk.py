@@ -1,5 +1,6 @@
 """The check-in desk: what a node is sent over several check-ins, and what becomes of its answers."""
 
+import numpy as np
 import pytest
 
 from coordinator.enrolment import fleet as fleets
@@ -7,10 +8,12 @@ from coordinator.exchange.desk import RESEND_S, CheckInDesk
 from coordinator.exchange.plan import QUIET
 from coordinator.registry.nodes import Node
 from coordinator.registry.registry import Registry
+from coordinator.registry.statistics import StatisticsPool
 from coordinator.registry.targets import Publisher
 from coordinator.rounds import Rounds
 from shared.envelope import pack, unpack
 from shared.messages import CheckIn, CheckInReply, Held
+from shared.normalisation import measured
 
 RUN = 7
 
@@ -26,15 +29,15 @@ class Clock:
 class Fleet:
     """A desk with one enrolled node, arm-a (id 1)."""
 
-    def __init__(self, config):
+    def __init__(self, config, pool=None):
         self.config, self.clock = config, Clock()
         self.registry = Registry(config.state)
         self.publisher = Publisher(config.state / "tuf")
-        self.rounds = Rounds(config, self.registry, self.publisher)
+        self.rounds = Rounds(config, self.registry, self.publisher, pool=pool)
         self.rounds.publish()
         self.registry.add_node(Node(name="arm-a", node_id=1, public_key="k", enrolled="2026-01-01T00:00:00Z"))
         identity = fleets.read(config.state)
-        self.desk = CheckInDesk(config, identity, self.registry, self.publisher, self.clock)
+        self.desk = CheckInDesk(config, identity, self.registry, self.publisher, self.clock, pool)
 
     def ask(self, run_id=RUN, periods=1):
         """The next check-in for arm-a, so many periods after the last: (CheckIn, blobs), or None."""
@@ -209,3 +212,50 @@ def test_rubbish_is_dropped_and_the_node_asked_again(lab):
     lab.desk.answered(1, request.id, b"rubbish")
     assert lab.desk.known("arm-a").last_error
     assert lab.ask() is not None
+
+
+@pytest.fixture
+def pooling(fleet):
+    """A lab that waits for two stations' statistics; one of them is not here."""
+    fleet = fleet.model_copy(update={"recipe": fleet.recipe.model_copy(update={"never_train": ("pull",)})})
+    made = Fleet(fleet, StatisticsPool(fleet.state, "ba5e" * 16, 2))
+    yield made
+    made.registry.close()
+
+
+def test_statistics_are_asked_for_and_no_training_until_all_are_there(pooling, make_update):
+    report = measured(*np.random.default_rng(0).normal(0, 30, (2, 200, 6)))
+    for missing in (2, 1):
+        request, _ = pooling.ask()
+        assert (request.statistics.stations, request.statistics.never_train) == (missing, ("pull",))
+        assert (request.recipe, request.learning_rate) == (None, 0)
+        assert f"of {missing} more station" in pooling.desk.recipe_wanted()
+        pooling.answer(request, statistics=report)
+    pooling.desk._pool.report("arm-b", report)
+    request, _ = pooling.ask()
+    assert (request.recipe, request.statistics) == (None, None), "version 1 is still to be made and signed"
+    pooling.answer(request)
+    assert pooling.rounds.run_if_due() == 1
+    request, blobs = pooling.ask()
+    assert (request.recipe, request.candidate) == (pooling.config.recipe, 1)
+    assert request.learning_rate == pytest.approx(pooling.config.recipe.learning_rate), "no round is over yet"
+    assert any(name.endswith(".candidate") for name in blobs)
+    late = make_update(base_version=0)
+    pooling.answer(request, late)
+    assert pooling.registry.updates.refused_ids() == [late[0].id]
+    assert pooling.desk.normalisation == "pooled from 400 frames of arm-a, arm-b"
+
+
+def test_a_station_that_does_not_answer_the_question_is_not_counted(pooling):
+    for _ in range(3):
+        request, _ = pooling.ask()
+        pooling.answer(request)
+    assert pooling.desk.recipe_wanted() == "waiting for normalisation statistics of 2 more stations"
+
+
+def test_a_fleet_that_does_not_pool_asks_nothing_and_takes_nothing(lab):
+    request, _ = lab.ask()
+    assert "statistics" not in request.model_dump(mode="json")
+    lab.answer(request, statistics=measured(*np.random.default_rng(0).normal(0, 30, (2, 200, 6))))
+    assert lab.ask()[0].recipe is not None
+    assert lab.desk.normalisation == "the base's own"

@@ -126,6 +126,13 @@ def test_an_update_that_does_not_fit_is_refused_with_a_sentence(make_update, exp
         check_update(header, delta, "arm-a", expected)
 
 
+def test_an_update_in_other_units_is_refused(make_update, tensors):
+    later = Expected(BASE, [0, 1, 2], tensors, first=1)
+    check_update(*make_update(base_version=1), "arm-a", later)
+    with pytest.raises(ArmfleetError, match="version 0, whose normalisation is the base's own"):
+        check_update(*make_update(base_version=0), "arm-a", later)
+
+
 def test_numbers_that_are_not_finite_are_refused(make_update, expected, tensors):
     from safetensors.numpy import save
     from zstandard import ZstdCompressor

@@ -166,6 +166,7 @@ def station(config: AgentConfig, codec: Codec):
         state,
         lambda: (Activity.IDLE, Health(), None),
         no_versions,
+        lambda never_train: None,
     )
 
     async def check_in(request: Request) -> Response:

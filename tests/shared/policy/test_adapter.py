@@ -1,6 +1,8 @@
 """Adapters: version 0, live tensors, and folders that stock PEFT loads over stock LeRobot."""
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from shared import adapters
 from shared.adapters import Manifest, Tensors
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.normalisation import Statistics, measured
 from shared.policy.adapter import add_adapter, get_tensors, live_digest, set_tensors
-from shared.policy.base import load_base
+from shared.policy.base import load_base, load_processors
 from shared.policy.chunker import Chunker
 from shared.policy.digest import base_digest
 from shared.policy.initial import initial_adapter, peft_config
@@ -20,6 +23,8 @@ from shared.recipe import PRESETS, Recipe
 
 TASKS = ["push the red cube to the left", "pull the blue cube back"]
 WIDE = Recipe.model_validate(PRESETS["wide"])
+OWN = measured(*np.random.default_rng(5).normal(3, 12, (2, 200, 6)))
+"""Statistics unlike the base's."""
 
 
 def observation(rows: int = 2) -> tuple[np.ndarray, dict[str, np.ndarray], list[str]]:
@@ -85,19 +90,43 @@ def test_names_are_those_peft_saves(tiny_base: Path, trained: Tensors, tmp_path:
     assert adapters.digest(saved) == adapters.digest(trained) == live_digest(model)
 
 
+@pytest.fixture(scope="module")
+def normalised(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same version with statistics of its own."""
+    tensors, config, manifest = adapters.read_adapter(folder)
+    assert manifest is not None
+    changes = {"normalisation": OWN, "tensors_digest": adapters.digest(tensors, OWN)}
+    path = tmp_path_factory.mktemp("normalised")
+    adapters.write_adapter(path, tensors, config, manifest.model_copy(update=changes))
+    return path
+
+
+@pytest.mark.parametrize("own", [None, OWN], ids=["statistics of the base", "statistics of the version"])
 def test_stock_peft_over_stock_lerobot_gives_the_same_actions(
-    chunker: Chunker, tiny_base: Path, folder: Path
+    chunker: Chunker, tiny_base: Path, folder: Path, normalised: Path, own: Statistics | None
 ) -> None:
     from lerobot.policies.factory import make_pre_post_processors
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
     from peft import PeftModel
 
-    chunker.load_version(folder)
+    chunker.load_version(normalised if own else folder)
     ours_normal, ours_units = chunker.chunk(*observation())
 
+    overrides: dict[str, Any] = {}
+    if own is not None:
+        stats = {
+            key: {"mean": np.array(of.mean, np.float32), "std": of.std.astype(np.float32)}
+            for key, of in {"observation.state": own.state, "action": own.action}.items()
+        }
+        overrides = {
+            "preprocessor_overrides": {"normalizer_processor": {"stats": stats}},
+            "postprocessor_overrides": {"unnormalizer_processor": {"stats": stats}},
+        }
     policy = SmolVLAPolicy.from_pretrained(tiny_base)
     model = PeftModel.from_pretrained(policy, folder)
-    preprocess, postprocess = make_pre_post_processors(policy.config, pretrained_path=str(tiny_base))
+    preprocess, postprocess = make_pre_post_processors(
+        policy.config, pretrained_path=str(tiny_base), **overrides
+    )
     state, images, tasks = observation()
     batch = preprocess(
         {
@@ -110,6 +139,47 @@ def test_stock_peft_over_stock_lerobot_gives_the_same_actions(
     theirs = model.predict_action_chunk(batch, noise=noise)
     np.testing.assert_allclose(ours_normal, theirs.numpy(), atol=1e-5)
     np.testing.assert_allclose(ours_units, postprocess(theirs).numpy(), rtol=1e-5, atol=1e-4)
+
+
+def test_statistics_are_swapped_with_their_version(
+    chunker: Chunker, folder: Path, normalised: Path, trained: Tensors
+) -> None:
+    def units() -> np.ndarray:
+        chunker.reseed(0)
+        return chunker.chunk(*observation())[1]
+
+    chunker.load_version(folder)
+    before = units()
+    assert chunker.load_version(normalised) == adapters.digest(trained, OWN) != adapters.digest(trained)
+    assert np.abs(units() - before).max() > 1
+    chunker.load_version(folder)
+    np.testing.assert_array_equal(units(), before)
+    chunker.load_version(normalised)
+    assert chunker.load_version(None) is None
+    assert chunker.normalisation is None
+
+
+def test_a_version_that_does_not_fit_leaves_the_statistics_as_they_were(
+    chunker: Chunker, folder: Path, normalised: Path
+) -> None:
+    chunker.load_version(folder)
+    before = chunker.chunk(*observation())[1]
+    tensors, config, _ = adapters.read_adapter(normalised)
+    wrong = {name: array for name, array in tensors.items() if "action_out_proj" not in name}
+    with pytest.raises(ArmfleetError, match="does not fit"):
+        chunker.load_tensors(wrong, config, OWN)
+    chunker.reseed(0)
+    np.testing.assert_array_equal(chunker.chunk(*observation())[1], before)
+
+
+def test_a_base_that_normalises_otherwise_takes_no_statistics(tiny_base: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(tiny_base, base)
+    file = base / "policy_preprocessor.json"
+    file.write_text(file.read_text().replace("MEAN_STD", "MIN_MAX"))
+    with pytest.raises(ArmfleetError, match="normalises by MIN_MAX") as error:
+        load_processors(base, normalisation=OWN)
+    assert error.value.code is ExitCode.BASE_MISMATCH
 
 
 def test_swaps_are_in_place_and_complete(chunker: Chunker, folder: Path, trained: Tensors) -> None:

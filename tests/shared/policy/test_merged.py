@@ -11,6 +11,7 @@ from shared import adapters
 from shared.adapters import Manifest
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.normalisation import measured
 from shared.policy import merged
 from shared.policy.chunker import Chunker
 from shared.policy.digest import base_digest
@@ -70,6 +71,28 @@ def test_stock_lerobot_loads_it_from_anywhere_and_acts_alike(
     unchanged = SmolVLAPolicy.from_pretrained(tiny_base).predict_action_chunk(before(batch), noise=noise)
     np.testing.assert_allclose(after(ours.clone()), after(theirs.clone()), atol=1e-3)
     assert (ours - unchanged).abs().max() > 1e-2
+
+
+def test_statistics_of_the_version_are_those_of_the_folder(
+    tiny_base: Path, version: Path, tmp_path: Path
+) -> None:
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    own = measured(*np.random.default_rng(5).normal(3, 12, (2, 200, 6)))
+    tensors, peft, manifest = adapters.read_adapter(version)
+    assert manifest is not None
+    changes = {"normalisation": own, "tensors_digest": adapters.digest(tensors, own)}
+    (tmp_path / "version").mkdir()
+    adapters.write_adapter(tmp_path / "version", tensors, peft, manifest.model_copy(update=changes))
+    assert write_merged(tiny_base, tmp_path / "version", tmp_path / "merged") < 1e-3
+
+    config = SmolVLAPolicy.from_pretrained(tmp_path / "merged").config
+    before, after = make_pre_post_processors(config, pretrained_path=str(tmp_path / "merged"))
+    state = torch.from_numpy(np.array([own.state.mean], np.float32))
+    seen = before({"observation.state": state + 1, "task": ["push"]})["observation.state"]
+    np.testing.assert_allclose(seen[0], 1 / own.state.std, rtol=1e-5)
+    np.testing.assert_allclose(after(torch.ones(1, 6))[0], own.action.mean + own.action.std, rtol=1e-5)
 
 
 def test_it_is_a_base_for_a_fleet_of_its_own(tiny_base: Path, version: Path, tmp_path: Path) -> None:
