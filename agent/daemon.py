@@ -67,11 +67,11 @@ class Agent:
     Args:
         config: agent.toml.
         commands: As from `worker_commands`.
-        cgroup: The trainer's.
+        cgroup: The trainer's; None: the daemon's.
     """
 
     def __init__(
-        self, config: AgentConfig, commands: Mapping[str, tuple[str, ...]], cgroup: Cgroup | None
+        self, config: AgentConfig, commands: Mapping[str, tuple[str, ...]], cgroup: Cgroup | None = None
     ) -> None:
         self.config = config
         self.faults: dict[str, str] = {}
