@@ -127,11 +127,17 @@ def _gate(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def time_together(corpus: Path, cases: Sequence[Case]) -> Stopwatch:
-    """Judge the episodes of all cases in one call."""
+    """Judge the episodes of all cases in one call.
+
+    Raises:
+        ArmfleetError: not all of them were judged: the time would say nothing.
+    """
     watch, paths = Stopwatch(), [str(corpus / path) for case in cases for path in case.paths]
     if paths:
         with watch.over(len(paths)):
-            _gate(paths)
+            done = _gate(paths)
+        if (lines := len(done.stdout.splitlines())) < len(paths):
+            raise ArmfleetError(f"the gate judged {lines} of {len(paths)} episodes: {done.stderr[-300:]}")
     return watch
 
 
