@@ -168,9 +168,18 @@ def show_versions(socket: Path) -> None:
             version["state"],
             version["why"],
             "\n".join(f"{task} {c['successes']}/{c['rollouts']}" for task, c in rates.items()),
-            ", ".join(f"{part['node']} ({part['staleness']})" for part in version["contributions"]),
+            _made_of(version),
         )
     Console().print(table)
+
+
+def _made_of(version: dict[str, Any]) -> str:
+    kinds = {"": version["contributions"], "remembered: ": version["remembered"]}
+    return "\n".join(
+        word + ", ".join(f"{part['node']} ({part['staleness']})" for part in parts)
+        for word, parts in kinds.items()
+        if parts
+    )
 
 
 def verify_version(socket: Path, number: int) -> None:

@@ -88,6 +88,8 @@ class AggregationSection(ConfigModel):
     """Weight (1 + staleness) ** -exponent; 0: staleness does not count."""
     station_weight: StationWeight = "uniform"
     """What a station counts: all alike, or by the examples it states."""
+    remember_versions: int = Field(default=0, ge=0)
+    """For how many versions the last update of an absent station still counts; 0: not at all."""
     poisoned_stations: int = Field(default=1, ge=1)
     """Stations of a round that may send anything, for the rules that hold out against them."""
     norm_limit: float = Field(default=inf, ge=1)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from loguru import logger
 
 from coordinator.aggregation import buffer
+from coordinator.aggregation.memory import remembered
 from coordinator.aggregation.version import Result, make_version
 from coordinator.config import CoordinatorConfig
 from coordinator.registry.registry import Registry
@@ -51,14 +52,17 @@ class Rounds:
         tensors, _ = self._registry.versions.adapter(parent)
         state, _ = self._registry.versions.server_state(parent)
         inputs = self._registry.inputs([update.update_id for update in flush.updates], tensors)
-        result = make_version(parent, tensors, state, inputs, self._rule)
+        recent = self._registry.recent_contributions(settings.remember_versions)
+        absent = self._registry.inputs(remembered(recent, {item.node for item in inputs}), tensors)
+        result = make_version(parent, tensors, state, inputs, self._rule, absent)
         number = self._registry.add_version(parent, result, self._rule, self._recipe)
         self.publish()
         logger.bind(version=number).info(
-            "version {} was made of {} (staleness {}): {}",
+            "version {} was made of {} (staleness {}){}: {}",
             number,
             ", ".join(part.node for part in result.contributions),
             ", ".join(str(part.staleness) for part in result.contributions),
+            f", remembering {', '.join(part.node for part in result.remembered)}" if absent else "",
             flush.reason,
         )
         return number
@@ -106,4 +110,5 @@ def recompute(registry: Registry, number: int) -> Result:
     state, _ = registry.versions.server_state(manifest.parent)
     _, rule = registry.versions.server_state(number)
     inputs = registry.inputs([part.update_id for part in manifest.contributions], tensors)
-    return make_version(manifest.parent, tensors, state, inputs, rule)
+    absent = registry.inputs([part.update_id for part in manifest.remembered], tensors)
+    return make_version(manifest.parent, tensors, state, inputs, rule, absent)

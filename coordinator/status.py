@@ -112,6 +112,7 @@ class Reporter:
                     "created": row.created,
                     "tensors_digest": row.tensors_digest,
                     "contributions": [part.model_dump() for part in manifest.contributions],
+                    "remembered": [part.model_dump() for part in manifest.remembered],
                     "evaluation": _evaluation(evaluation) if evaluation else None,
                 }
             )

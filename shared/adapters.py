@@ -56,6 +56,9 @@ class Manifest(BaseModel):
     """What states and actions are normalised with; None: the base's own statistics. Left out then, so that
     manifests of earlier versions, signed as a whole, keep their bytes."""
     contributions: list[Contribution] = []
+    """The updates that the version was made of, each part of this one version only."""
+    remembered: list[Contribution] = Field(default=[], exclude_if=lambda given: not given)
+    """Updates of earlier versions that this one counted once more, for stations that were absent."""
     metrics: dict[str, float] = {}
     created: str
     """ISO 8601, UTC."""

@@ -68,8 +68,10 @@ Results = dict[str, list[Result]]
 def plan_of(arm: Arm, scale: Scale) -> dict[str, Any]:
     """What a result depends on, besides the seed and the code."""
     # As a file gives it back: JSON has no infinity.
-    fields = {"arm": json.loads(arm.model_dump_json()), "scale": scale.model_dump(mode="json")}
-    return fields | {"first_scene": FIRST_SCENE}
+    settings = json.loads(arm.model_dump_json())
+    if not arm.aggregation.remember_versions:
+        del settings["aggregation"]["remember_versions"]  # younger than the first results
+    return {"arm": settings, "scale": scale.model_dump(mode="json"), "first_scene": FIRST_SCENE}
 
 
 def path_of(folder: Path, arm: str, seed: int) -> Path:

@@ -21,6 +21,7 @@ from benchmarks.learning.demonstrations import Demonstrations
 from benchmarks.learning.plan import DELAY_TICKS, FIRST_SCENE, Arm, Scale
 from benchmarks.learning.results import Outcomes, Point, Result, commit_of, plan_of, write_result
 from benchmarks.learning.updates import StationUpdates
+from coordinator.aggregation.memory import remembered
 from coordinator.aggregation.version import Input, make_version
 from coordinator.evaluation.lockstep import Evaluator
 from coordinator.exchange.schedule import learning_rate
@@ -61,7 +62,8 @@ class Run:
         self._versions: list[Tensors] = [tensors]
         self._server_state: dict[str, np.ndarray] = {}
         self._inputs: dict[str, Input] = {}
-        self._contributions: list[Contribution] = []
+        self._made_of: list[list[Contribution]] = []
+        """Contributions of each version from 1 on."""
         self._stations: dict[str, StationUpdates] = {}
 
     def result(self, say: Say = lambda _share, _words: None) -> Result:
@@ -123,11 +125,16 @@ class Run:
 
     def _aggregate(self, event: Round) -> None:
         parent = event.version - 1
-        inputs = [self._inputs.pop(update_id) for update_id in event.update_ids]
-        made = make_version(parent, self._versions[parent], self._server_state, inputs, self._rule)
+        inputs = [self._inputs[update_id] for update_id in event.update_ids]
+        absent = [self._inputs[update_id] for update_id in self._remembered({item.node for item in inputs})]
+        made = make_version(parent, self._versions[parent], self._server_state, inputs, self._rule, absent)
         self._versions.append(made.tensors)
         self._server_state = made.server_state
-        self._contributions += made.contributions
+        self._made_of.append(made.contributions)
+
+    def _remembered(self, present: set[str]) -> list[str]:
+        count = self._arm.aggregation.remember_versions
+        return remembered(self._made_of[::-1][:count], present)
 
     def _evaluate(self, version: int, scenes: int) -> Outcomes:
         """Outcomes per task of the first `scenes` scenes."""
@@ -149,11 +156,15 @@ class Run:
 
     def _steps(self) -> int:
         """Gradient steps in the versions so far."""
-        return len(self._contributions) * self._recipe.steps
+        return len(self._contributions()) * self._recipe.steps
+
+    def _contributions(self) -> list[Contribution]:
+        return [part for contributions in self._made_of for part in contributions]
 
     def _summary(self, outcomes: Outcomes, curve: list[Point]) -> Result:
         weights: dict[str, float] = {}
-        for part in self._contributions:
+        contributions = self._contributions()
+        for part in contributions:
             weights[part.node] = weights.get(part.node, 0.0) + part.weight
         return Result(
             arm=self._arm.name,
@@ -167,9 +178,9 @@ class Run:
             versions=self._course.versions,
             steps=self._steps(),
             seconds=max((event.at for event in self._course.events), default=0.0),
-            updates=dict(Counter(part.node for part in self._contributions)),
+            updates=dict(Counter(part.node for part in contributions)),
             weights=weights,
-            staleness=dict(sorted(Counter(part.staleness for part in self._contributions).items())),
+            staleness=dict(sorted(Counter(part.staleness for part in contributions).items())),
             bytes_sent=sum(station.bytes_sent for station in self._stations.values()),
             left=len(self._course.left),
         )

@@ -39,6 +39,9 @@ class Result:
     tensors: Tensors
     server_state: Tensors64
     contributions: list[Contribution]
+    """Of the round's own updates."""
+    remembered: list[Contribution]
+    """Of earlier ones that it counted once more."""
     metrics: dict[str, float]
 
 
@@ -48,6 +51,7 @@ def make_version(
     server_state: Mapping[str, np.ndarray],
     inputs: Sequence[Input],
     rule: Rule,
+    remembered: Sequence[Input] = (),
 ) -> Result:
     """Compute the version after `parent_version`.
 
@@ -57,6 +61,7 @@ def make_version(
         server_state: Of the server optimiser after the parent, float64; may be empty.
         inputs: The round's updates. Their order does not matter: they are added up in the order of their ids.
         rule: Weights, aggregator and server optimiser.
+        remembered: Earlier updates of absent stations (`memory.remembered`), weighted as if they came now.
 
     Raises:
         ValueError: no inputs, or fewer stations than the rule needs; tensors that do not fit the parent or
@@ -64,7 +69,7 @@ def make_version(
     """
     if not inputs:
         raise ValueError("a round needs at least one update")
-    ordered = sorted(inputs, key=lambda item: item.update_id)
+    ordered = sorted((*inputs, *remembered), key=lambda item: item.update_id)
     staleness = [parent_version - item.base_version for item in ordered]
     weights = update_weights(
         [item.node for item in ordered],
@@ -82,11 +87,18 @@ def make_version(
     tensors = {name: (parent[name].astype(np.float64) + change[name]).astype(np.float32) for name in parent}
     if not _finite(tensors):
         raise ValueError("the new version would hold numbers that are not finite")
-    contributions = [
+    counted = [
         Contribution(update_id=item.update_id, node=item.node, weight=weight, staleness=stale)
         for item, weight, stale in zip(ordered, combined.weights, staleness, strict=True)
     ]
-    return Result(tensors, new_state, contributions, combined.metrics)
+    earlier = {item.update_id for item in remembered}
+    return Result(
+        tensors,
+        new_state,
+        contributions=[part for part in counted if part.update_id not in earlier],
+        remembered=[part for part in counted if part.update_id in earlier],
+        metrics=combined.metrics,
+    )
 
 
 def _read(item: Input, parent: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:

@@ -22,7 +22,7 @@ from coordinator.registry.nodes import Node, NodeStore
 from coordinator.registry.targets import Offer
 from coordinator.registry.updates import Received, UpdateStore
 from coordinator.registry.versions import Decision, Evaluation, State, VersionStore
-from shared.adapters import Manifest, Tensors, digest
+from shared.adapters import Contribution, Manifest, Tensors, digest
 from shared.codec import decode
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
@@ -119,6 +119,11 @@ class Registry:
         """Number of the newest version."""
         return self.versions.numbers()[-1]
 
+    def recent_contributions(self, count: int) -> list[list[Contribution]]:
+        """What the newest `count` versions were made of, newest first."""
+        numbers = self.versions.numbers()[::-1][:count]
+        return [self.versions.manifest(number).contributions for number in numbers]
+
     def first(self) -> int:
         """Number of the version that the newest descends from: 0, or the one that brought the federation's
         own normalisation."""
@@ -146,6 +151,7 @@ class Registry:
                 recipe=recipe,
                 normalisation=before.normalisation,
                 contributions=result.contributions,
+                remembered=result.remembered,
                 metrics=result.metrics,
                 created=_now(),
             )

@@ -174,6 +174,7 @@ def test_the_plan_of_a_result_says_what_its_updates_went_through():
     said = {name: plans[name]["codec"] for name in ("async", "async-no-codec", "async-int4")}
     assert said == {"async": "fp16-zstd", "async-no-codec": "none", "async-int4": "int4-zstd"}
     assert "exact" not in plans["async"], "results that are kept already would be of another plan"
+    assert "remember_versions" not in plans["async"]["aggregation"], "likewise"
 
 
 def test_a_result_of_another_plan_is_no_result(tmp_path: Path):

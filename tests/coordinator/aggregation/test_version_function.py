@@ -63,6 +63,15 @@ def test_staleness_is_counted_to_the_parent():
     assert [part.staleness for part in result.contributions] == [4, 1]
 
 
+def test_a_remembered_update_counts_like_one_that_comes_so_late():
+    fresh, late = update("0" * 32, "arm-a", 4, draw(3)), update("1" * 32, "arm-b", 1, draw(4))
+    sent = make_version(4, draw(1), {}, [fresh, late], RULE)
+    kept = make_version(4, draw(1), {}, [fresh], RULE, remembered=[late])
+    assert digest(kept.tensors) == digest(sent.tensors)
+    assert kept.contributions + kept.remembered == sent.contributions
+    assert [part.node for part in kept.remembered] == ["arm-b"]
+
+
 def test_with_all_stations_present_and_fresh_it_is_flowers_synchronous_fedavg():
     parent, counts = draw(1), [10, 40, 50]
     rule = Rule(0.5, 0.0, 1.0, buffer_size=3, optimiser="none", station_weight="examples")

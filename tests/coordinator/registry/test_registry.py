@@ -96,6 +96,20 @@ def test_whatever_the_rule_its_versions_can_be_computed_again(registry, fleet, m
     assert registry.versions.manifest(3).metrics["updates_shortened"] == 0
 
 
+def test_a_station_that_sends_nothing_is_remembered_for_as_long_as_asked(registry, fleet, make_update):
+    section = fleet.aggregation.model_copy(update={"remember_versions": 2, "buffer_size": 1})
+    config = fleet.model_copy(update={"aggregation": section})
+    for nodes in (["arm-a", "arm-b"], ["arm-a"], ["arm-a"], ["arm-a"]):
+        next_version(registry, config, make_update, nodes=nodes)
+    manifests = [registry.versions.manifest(number) for number in (1, 2, 3, 4)]
+    kept = [[(part.node, part.staleness) for part in manifest.remembered] for manifest in manifests]
+    assert kept == [[], [("arm-b", 1)], [("arm-b", 2)], []]
+    assert manifests[1].remembered[0].update_id in [part.update_id for part in manifests[0].contributions]
+    assert [verify(registry, number) for number in (1, 2, 3, 4)] == [True] * 4
+    assert registry.index.staleness_histogram() == {0: 5}
+    assert "remembered" not in json.loads((registry.versions.path(4) / "manifest.json").read_text())
+
+
 def test_an_update_changed_afterwards_is_noticed(registry, fleet, make_update):
     next_version(registry, fleet, make_update)
     update = registry.versions.manifest(1).contributions[0].update_id
