@@ -76,7 +76,7 @@ bench-learning: install ## federated against pooled training in simulated time: 
 bench-preempt: install ## how soon the trainer is gone when the operator wants the busy machine (SEED=n)
 	$(PY) -m benchmarks.bench_preempt --seed $(SEED)
 
-bench-promotion: install ## false promotions, power and rollouts of comparing a candidate with the promoted version (SEED=n)
+bench-promotion: install ## false promotions and roll-backs, power and rollouts of comparing two versions (SEED=n)
 	$(PY) -m benchmarks.bench_promotion --seed $(SEED)
 
 bench-step: install ## a training step of the full-size policy from the cache, beside LeRobot's (SEED=n)

@@ -146,7 +146,7 @@ def make_api(agent: "Agent") -> Starlette:
     async def versions(request: Request) -> Response:
         if agent.membership is None:
             raise _not_enrolled()
-        return JSONResponse(agent.membership.versions.status())
+        return JSONResponse(agent.membership.versions_status())
 
     async def rollout(request: Request) -> Response:
         return JSONResponse(arm().rollout_result(request.path_params["id"]))

@@ -22,6 +22,7 @@ from agent.cgroup import Cgroup, divide
 from agent.config import AgentConfig, load_agent_config
 from agent.episodes.desk import EpisodeDesk
 from agent.episodes.store import EpisodeStore
+from agent.evaluation.field import field_results
 from agent.evaluation.rollouts import RolloutStore
 from agent.exchange.enrolment import FILE as ENROLMENT
 from agent.judging import Judging
@@ -213,6 +214,7 @@ class Agent:
                 training_episodes=lambda: self.index.episode_counts()["train"],
                 describe=lambda: (self.decide().activity, self.health()),  # as of now, not of the last tick
                 statistics=StationStatistics(self.config),
+                field=lambda judged: field_results(self.index.rollouts(), judged),
             )
         except Exception as error:
             self._retry_at = time.monotonic() + RETRY_S

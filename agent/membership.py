@@ -5,7 +5,7 @@ Set up when the agent starts, or when `enrolment/` appears while it runs. Before
 records and runs the base alone.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,7 @@ from agent.supervision import Worker
 from agent.versions import Versions
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
-from shared.messages import Health
+from shared.messages import FieldResult, Health, JudgedVersion
 from shared.normalisation import Statistics
 from shared.policy.digest import base_digest
 from shared.policy.source import resolve_base
@@ -75,7 +75,7 @@ class Membership:
         rolling_out: Whether the policy must not change now.
         training_episodes: Number of admitted training episodes.
         describe: Activity and health for a check-in's answer.
-        statistics: As `Exchange` takes it.
+        statistics, field: As `Exchange` takes them.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class Membership:
         training_episodes: Callable[[], int],
         describe: Callable[[], tuple[Activity, Health]],
         statistics: Callable[[Collection[str]], Statistics | None],
+        field: Callable[[Sequence[JudgedVersion]], list[FieldResult]],
     ) -> None:
         self.ground = ground
         self._describe = describe
@@ -103,6 +104,7 @@ class Membership:
             describe=self._describe_node,
             on_versions=self._versions_changed,
             statistics=statistics,
+            field=field,
         )
         self.learning = Learning(
             trainer,
@@ -124,6 +126,11 @@ class Membership:
         running = self.versions.running
         self.ground.inbox.prune([running.tensors_digest] if running else [])
 
+    def versions_status(self) -> dict[str, Any]:
+        """For `/versions`: what is held and runs, the coordinator's reason, and what was reported to it."""
+        told = [result.model_dump() for result in self.exchange.told]
+        return {**self.versions.status(), "why": self.exchange.plan.why, "field": told}
+
     def status(self) -> dict[str, Any]:
         """For `/status`."""
         received = self.exchange.plan.received_at
@@ -136,6 +143,6 @@ class Membership:
             "last_check_in_s": round(age, 1) if age is not None else None,
             "refused": self.exchange.refused,
             "outbox": {"updates": len(pending), "ids": pending[:10]},
-            "versions": self.versions.status(),
+            "versions": self.versions_status(),
             "training": self.learning.status(),
         }

@@ -146,6 +146,11 @@ class Index:
             row = session.get(Rollout, rollout_id)
             return dict(row.record) if row else None
 
+    def rollouts(self) -> list[RolloutRecord]:
+        """All finished rollouts."""
+        with Session(self._engine) as session:
+            return [RolloutRecord.model_validate(row.record) for row in session.scalars(select(Rollout))]
+
     def close(self) -> None:
         """Close the file."""
         self._engine.dispose()

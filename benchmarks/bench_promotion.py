@@ -11,8 +11,15 @@ tests of a fixed size that have a power of 0.8 there (`benchmarks.fixed_size`):
                               gets below `least_possible_ratio` of that (Wald 1945)
     share_of_rollouts_run     what the evaluation in simulation runs of a candidate's `[evaluation] rollouts`
 
-Exits with 1 when a candidate that is not better is promoted with more than 5 %, the power is below 0.8, the
-mean number of rollouts is above 60 % of McNemar's, or a simulation disagrees.
+Then what happens to promoted versions on the arms (`benchmarks.field_rollouts`), within 200 rollouts:
+
+    field_rollouts_mean, _p90   until a version with 40 % success is rolled back, against one with 80 %
+    field_power                 share of such versions that are rolled back
+    field_false_rollback_rate   share rolled back of the versions that are as good as the one before
+
+Exits with 1 when a candidate that is not better is promoted, or a version that is no worse rolled back, with
+more than 5 %, the power is below 0.8, the mean number of rollouts is above 60 % of McNemar's, or a simulation
+disagrees.
 """
 
 import argparse
@@ -28,6 +35,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks import field_rollouts
 from benchmarks.fixed_size import (
     ALPHA,
     CANDIDATE,
@@ -200,7 +208,11 @@ def measure(seed: int) -> tuple[bool, dict[str, Any]]:
     run = {rates: rollouts_run(*rates, rng) for rates in track(EVALUATED, "evaluating")}
     for (candidate, promoted), share in run.items():
         print(f"{candidate:.0%} against {promoted:.0%}: {share:.0%} of a candidate's rollouts are run.")
+    falls = field_rollouts.falls(seed)
+    console.print(field_rollouts.table(falls))
+    field = field_rollouts.figures(falls)
     ok = agreed and false_promotion <= ALPHA and found.better >= POWER and ratio <= RATIO_TARGET
+    ok = ok and field["field_false_rollback_rate"] <= ALPHA and field["field_power"] >= POWER
     figures: dict[str, Any] = {
         "false_promotion_rate": round(false_promotion, 6),
         "rollout_ratio": round(ratio, 4),
@@ -210,6 +222,7 @@ def measure(seed: int) -> tuple[bool, dict[str, Any]]:
         "mean_pairs": round(found.pairs, 2),
         "share_of_rollouts_run": round(run[CANDIDATE, PROMOTED], 4),
         "simulation_agrees": agreed,
+        **field,
     }
     for name, size in sizes.items():
         figures[f"pairs_{name}"] = size
@@ -218,7 +231,9 @@ def measure(seed: int) -> tuple[bool, dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, and returns the exit status; the last line is JSON."""
-    parser = argparse.ArgumentParser(description="False promotions, power and rollouts of the comparison.")
+    parser = argparse.ArgumentParser(
+        description="False promotions and roll-backs, power and rollouts of comparing versions."
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "bench-promotion.json", help="the result as JSON")
     options = parser.parse_args(arguments)

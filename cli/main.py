@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from cli.episodes import app as episodes_app
 from cli.training import app as training_app
 from cli.versions import (
+    AGENT_SOCKET,
     COORDINATOR_SOCKET,
     COORDINATOR_TOML,
     CoordinatorConfigOption,
@@ -23,7 +24,6 @@ from cli.versions import app as versions_app
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 
-AGENT_SOCKET = Path("/run/armfleet/agent.sock")
 AGENT_TOML = Path("/etc/armfleet/agent.toml")
 
 

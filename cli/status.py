@@ -2,16 +2,19 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cli.demo.layout import STAMP
 from cli.doctor.finding import JOIN_GROUP
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.metrics import wilson
 from shared.uds import UdsClient
 
 
@@ -89,9 +92,9 @@ def _print(answers: dict[str, dict[str, Any] | ArmfleetError]) -> None:
         if isinstance(answer, ArmfleetError):
             table.add_row(name, "[red]no answer[/red]", str(answer))
         elif name == "coordinator":
-            table.add_row(name, *coordinator_words(answer))
+            table.add_row(name, *map(escape, coordinator_words(answer)))
         else:
-            table.add_row(name, *agent_words(answer))
+            table.add_row(name, *map(escape, agent_words(answer)))
     Console().print(table)
 
 
@@ -101,6 +104,8 @@ def coordinator_words(status: dict[str, Any]) -> tuple[str, str]:
     now = f"version {status['newest']} of {status['rounds']} rounds; {promoted['version']} is promoted"
     lines = [
         f"promoted: {promoted['why']}",
+        f"in the field: {status['field']['now']}",
+        *(f"version {promoted['version']}, {words}" for words in field_words(promoted["field"])),
         f"rounds: {status['aggregation']['now']}",
         f"evaluation: {status['evaluation']['now']}",
         f"exchange: {status['exchange']['now']}; training is {_wanted(status['exchange']['training'])}",
@@ -149,25 +154,52 @@ def _exchange_words(exchange: dict[str, Any]) -> list[str]:
         f"{exchange['outbox']['updates']} updates wait",
     ]
     progress = exchange["training"]["progress"]
+    if versions["why"]:
+        lines.append(f"promoted: {versions['why']}")
+    lines += [
+        f"version {result['version']}, {field_words([_counted(result)])[0]}" for result in versions["field"]
+    ]
     if progress:
         lines.append(f"training: step {progress['step']} of {progress['steps']}, loss {progress['loss']:.3f}")
     faults = (versions["fault"], exchange["training"]["fault"], exchange["refused"])
     return lines + [fault for fault in faults if fault]
 
 
-def show_versions(socket: Path) -> None:
-    """Print the coordinator's versions, newest last."""
+def field_words(results: Sequence[dict[str, Any]]) -> list[str]:
+    """A line per task: labelled rollouts with the Wilson 95 % interval, and what else happened in them."""
+    lines = []
+    for result in results:
+        successes, rollouts = result["successes"], result["rollouts"]
+        low, high = wilson(successes, rollouts)
+        words = f"{result['task']}: {successes}/{rollouts} [{low:.0%}-{high:.0%}]"
+        if result["interventions"] is not None:
+            words += f", {result['interventions']} interventions"
+        lines.append(words + (f", {result['unsafe']} ended by an unsafe arm" if result["unsafe"] else ""))
+    return lines
+
+
+def _counted(result: dict[str, Any]) -> dict[str, Any]:
+    """A station's own report with its labels counted."""
+    return {**result, "successes": result["labels"].count("1"), "rollouts": len(result["labels"])}
+
+
+def show_versions(coordinator: Path, agent: Path) -> None:
+    """Print the coordinator's versions, newest last; where there is none, what the workstation holds."""
+    if not _there(coordinator) and _there(agent):
+        Console().print(held_versions(UdsClient(agent).get("/versions")))
+        return
     table = Table()
-    for title in ("version", "state", "why", "success", "made of (staleness)"):
+    for title in ("version", "state", "why", "success", "on the arms", "made of (staleness)"):
         table.add_column(title, overflow="fold")
-    for version in UdsClient(socket).get("/versions")["versions"]:
+    for version in UdsClient(coordinator).get("/versions")["versions"]:
         evaluation = version["evaluation"] or {"known": {}, "unseen": {}}
         rates = {**evaluation["known"], **evaluation["unseen"]}
         table.add_row(
             str(version["version"]),
             version["state"],
-            version["why"],
+            escape(version["why"]),
             "\n".join(f"{task} {c['successes']}/{c['rollouts']}" for task, c in rates.items()),
+            escape("\n".join(field_words(version["field"]))),
             _made_of(version),
         )
     Console().print(table)
@@ -180,6 +212,25 @@ def _made_of(version: dict[str, Any]) -> str:
         for word, parts in kinds.items()
         if parts
     )
+
+
+def held_versions(status: dict[str, Any]) -> Table:
+    """What a workstation holds and runs, why, and what it reported of its own rollouts."""
+    told: dict[int, list[dict[str, Any]]] = {}
+    for result in status["field"]:
+        told.setdefault(result["version"], []).append(_counted(result))
+    roles: dict[int, list[str]] = {number: [] for number in told}
+    for role in ("promoted", "candidate", "running"):
+        if status[role] is not None:
+            roles.setdefault(status[role]["version"], []).append(role)
+    table = Table()
+    for title in ("version", "here", "why", "on this arm"):
+        table.add_column(title, overflow="fold")
+    for number in sorted(roles):
+        why = status["why"] if "promoted" in roles[number] else ""
+        words = field_words(told.get(number, []))
+        table.add_row(str(number), ", ".join(roles[number]), escape(why), escape("\n".join(words)))
+    return table
 
 
 def verify_version(socket: Path, number: int) -> None:

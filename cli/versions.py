@@ -8,22 +8,30 @@ from typing import Annotated
 import typer
 
 COORDINATOR_SOCKET = Path("/run/armfleet-coordinator/coordinator.sock")
+AGENT_SOCKET = Path("/run/armfleet/agent.sock")
 COORDINATOR_TOML = Path("/etc/armfleet/coordinator.toml")
 CoordinatorConfigOption = Annotated[Path, typer.Option("--config", help="coordinator.toml")]
 CoordinatorSocketOption = Annotated[Path, typer.Option("--socket", help="the coordinator's socket")]
 
 app = typer.Typer(
-    invoke_without_command=True, help="List the versions at the coordinator, with their success rates."
+    invoke_without_command=True,
+    help="List the versions at the coordinator, with their success rates; on a workstation those it holds.",
 )
 
 
 @app.callback()
-def versions(context: typer.Context, socket: CoordinatorSocketOption = COORDINATOR_SOCKET) -> None:
-    """List the versions at the coordinator, with their success rates."""
+def versions(
+    context: typer.Context,
+    socket: CoordinatorSocketOption = COORDINATOR_SOCKET,
+    agent_socket: Annotated[
+        Path, typer.Option(help="the agent's socket, asked where there is no coordinator")
+    ] = AGENT_SOCKET,
+) -> None:
+    """List the versions at the coordinator, with their success rates; on a workstation those it holds."""
     from cli.status import show_versions
 
     if context.invoked_subcommand is None:
-        show_versions(socket)
+        show_versions(socket, agent_socket)
 
 
 @app.command()

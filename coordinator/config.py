@@ -212,6 +212,10 @@ class PromotionSection(ConfigModel):
     success came out higher; for few rollouts, and where a wrong promotion costs little."""
     max_task_loss: float = Field(default=0.10, ge=0, le=1)
     """A candidate that costs any known task more than this share of its rollouts is rejected."""
+    field: bool = True
+    """Roll back by itself a promoted version that does worse on the arms than the one before it."""
+    field_error: float = Field(default=0.05, gt=0, lt=1)
+    """Of promoted versions that are nowhere worse than the one before, at most this share is rolled back."""
 
 
 class CoordinatorConfig(ConfigModel):

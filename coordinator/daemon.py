@@ -25,6 +25,7 @@ from coordinator.exchange import app_bundle
 from coordinator.exchange.desk import CheckInDesk
 from coordinator.exchange.run_keeper import RunKeeper
 from coordinator.exchange.superlink import SuperLink
+from coordinator.field_watch import FieldWatch
 from coordinator.layout import CA_CERT, CA_FOLDER, RUN_FILE
 from coordinator.registry.nodes import Node
 from coordinator.registry.registry import Registry
@@ -89,10 +90,18 @@ class Daemon:
         self._keeper = RunKeeper(self._superlink, lambda: app_bundle.build(config), state / RUN_FILE)
         self._desk = CheckInDesk(config, self._fleet, self._registry, self._publisher, pool=pool)
         self._invitations = Invitations(state / "invitations")
+        self._field = FieldWatch(config.promotion, self._registry)
         jobs = EvaluationJobs(config, self._registry)
         self._evaluation = EvaluationRunner(config, config_path, jobs, self._publish)
         self._reporter = Reporter(
-            config, self._fleet, self._registry, self._desk, self._rounds, self._keeper, self._evaluation
+            config,
+            self._fleet,
+            self._registry,
+            self._desk,
+            self._rounds,
+            self._keeper,
+            self._evaluation,
+            self._field,
         )
         self._stop, self._update_came, self._desk_lock = asyncio.Event(), asyncio.Event(), asyncio.Lock()
 
@@ -142,6 +151,8 @@ class Daemon:
         while True:
             while await asyncio.to_thread(self._rounds.run_if_due) is not None:
                 pass
+            if await asyncio.to_thread(self._field.look) is not None:
+                await self._publish()
             self._update_came.clear()
             try:
                 await asyncio.wait_for(self._update_came.wait(), ROUND_LOOK_S)

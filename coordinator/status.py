@@ -1,6 +1,7 @@
 """What `/status`, `/versions` and `/nodes` answer: what the coordinator does now, and why."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from coordinator.config import CoordinatorConfig
@@ -8,10 +9,12 @@ from coordinator.enrolment.fleet import Fleet
 from coordinator.evaluation.runner import EvaluationRunner
 from coordinator.exchange.desk import CheckInDesk
 from coordinator.exchange.run_keeper import RunKeeper
+from coordinator.field_watch import FieldWatch
 from coordinator.promotion import rate
 from coordinator.registry.registry import Registry
 from coordinator.registry.versions import Evaluation
 from coordinator.rounds import Rounds
+from shared.messages import FieldResult
 
 
 class Reporter:
@@ -26,9 +29,11 @@ class Reporter:
         rounds: Rounds,
         keeper: RunKeeper,
         evaluation: EvaluationRunner,
+        field: FieldWatch,
     ) -> None:
         self._config, self._fleet, self._registry = config, fleet, registry
         self._desk, self._rounds, self._keeper, self._evaluation = desk, rounds, keeper, evaluation
+        self._field = field
 
     def status(self) -> dict[str, Any]:
         """The whole coordinator on a page."""
@@ -37,7 +42,8 @@ class Reporter:
         return {
             "fleet": self._fleet.name,
             "base_digest": self._fleet.base_digest,
-            "promoted": {"version": promoted, "why": decision.reason},
+            "promoted": {"version": promoted, "why": decision.reason, "field": self._field_results(promoted)},
+            "field": {"now": self._field.sentence},
             "newest": self._registry.newest(),
             "rounds": self._config.aggregation.rounds,
             "normalisation": self._desk.normalisation,
@@ -114,9 +120,18 @@ class Reporter:
                     "contributions": [part.model_dump() for part in manifest.contributions],
                     "remembered": [part.model_dump() for part in manifest.remembered],
                     "evaluation": _evaluation(evaluation) if evaluation else None,
+                    "field": self._field_results(row.number),
                 }
             )
         return answer
+
+    def _field_results(self, version: int) -> list[dict[str, Any]]:
+        """By task, of all stations together: labelled rollouts, interventions where counted, unsafe arms."""
+        told: dict[str, list[FieldResult]] = {}
+        for results in self._registry.field.of_version(version).values():
+            for result in results:
+                told.setdefault(result.task, []).append(result)
+        return [_together(task, results) for task, results in sorted(told.items())]
 
 
 def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
@@ -131,4 +146,16 @@ def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
         "unseen": counts(evaluation.unseen),
         "seconds": evaluation.seconds,
         "finished": evaluation.finished.isoformat(),
+    }
+
+
+def _together(task: str, results: Sequence[FieldResult]) -> dict[str, Any]:
+    labels = "".join(result.labels for result in results)
+    counted = [result.interventions for result in results if result.interventions is not None]
+    return {
+        "task": task,
+        "successes": labels.count("1"),
+        "rollouts": len(labels),
+        "interventions": sum(counted) if counted else None,
+        "unsafe": sum(result.unsafe for result in results),
     }

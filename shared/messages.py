@@ -1,10 +1,11 @@
 """What crosses the wire between agent and coordinator, and nothing else.
 
 These models are the allow-list: unknown fields are refused on both sides, every string has a pattern and
-every list and map is bounded. A sentence fits in two places only, and neither takes a slash or an @: a task
-in `UpdateHeader.losses` (120 characters), and `CheckInReply.refused` (300 characters: why a node did not
-accept what it was sent). A frame, a state or an action has no field to travel in; mean and spread of all of a
-station's states and actions do, once, where the coordinator pools them (`shared.normalisation`).
+every list and map is bounded. What leaves a workstation has room for a sentence in two places only, and
+neither takes a slash or an @: a task's (120 characters: `UpdateHeader.losses`, `FieldResult.task`), and
+`CheckInReply.refused` (300 characters: why a node did not accept what it was sent). A frame, a state or an
+action has no field to travel in; mean and spread of all of a station's states and actions do, once, where the
+coordinator pools them (`shared.normalisation`). Of rollouts only task, labels and two counts leave.
 """
 
 from datetime import datetime
@@ -28,10 +29,42 @@ Later = Field(default=None, exclude_if=lambda given: given is None)
 side may be of that release."""
 
 
+MAX_LABELS = 200
+"""Labels of a version's first rollouts, per task, that a station reports. The first ones and not the newest:
+which rollouts make a pair (`coordinator.field`) must not change when another is labelled."""
+MAX_RESULTS = 64
+"""Field results in one answer, of all versions and tasks together."""
+MAX_WHY = 1000
+
+Why = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=MAX_WHY)]
+"""A reason for people: one line that does nothing to their terminal."""
+
+
 class Message(BaseModel):
     """Base of everything on the wire."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class JudgedVersion(Message):
+    """A version whose rollouts on the arms the coordinator compares, or shows."""
+
+    version: int = Field(ge=0)
+    tensors_digest: Digest
+    """A workstation that was in another fleet before has rollouts of other versions with the same numbers."""
+
+
+class FieldResult(Message):
+    """What became of a version's rollouts in one task on one arm, up to now: labels and counts."""
+
+    version: int = Field(ge=0)
+    task: TaskText
+    labels: str = Field(default="", pattern=r"^[01]*$", max_length=MAX_LABELS)
+    """Of the first rollouts that a person labelled, in the order in which they ran: 1 success, 0 failure."""
+    interventions: int | None = Field(default=None, ge=0)
+    """How often the operator took over, in all rollouts; None: nobody counted."""
+    unsafe: int = Field(default=0, ge=0)
+    """Rollouts, labelled or not, that ended because the arm was no longer safe to use."""
 
 
 class StatisticsWanted(Message):
@@ -62,6 +95,11 @@ class CheckIn(Message):
     promoted: int | None = None
     candidate: int | None = None
     statistics: StatisticsWanted | None = Later
+    judged: Annotated[list[JudgedVersion], Field(max_length=3)] | None = Later
+    """Report the rollouts of these. Like `why` only for a node whose last answer had `field`: one of an
+    earlier release would refuse the whole check-in."""
+    why: Why | None = Later
+    """Why the promoted version is the promoted one."""
 
 
 class Held(Message):
@@ -122,3 +160,5 @@ class CheckInReply(Message):
     """Why the node did not accept what the check-in carried."""
     statistics: Statistics | None = Later
     """Of its training episodes; only when the check-in asked for them."""
+    field: Annotated[list[FieldResult], Field(max_length=MAX_RESULTS)] | None = Later
+    """Of the versions that the check-in asked about; none, but there, where it asked about none."""

@@ -1,7 +1,7 @@
 """Rollouts on the arm and what they are worth: `rollout.json` in each rollout's own folder. Torch-free.
 
-The rate of success that a person labels here is what a robot reports about a version; frames and traces stay
-on the workstation.
+What a person labels here is what a robot reports about a version (`agent.evaluation.field`); frames and
+traces stay on the workstation.
 """
 
 from pathlib import Path
@@ -50,6 +50,8 @@ class RolloutRecord(BaseModel):
     figures: RolloutFigures = RolloutFigures()
     success: bool | None = None
     """The label; None until someone gave it."""
+    interventions: int | None = None
+    """How often the operator took over; None: nobody counted."""
 
 
 class RolloutStore:
@@ -98,7 +100,8 @@ class RolloutStore:
 
     def label(self, rollout_id: str, success: bool) -> RolloutRecord:
         """Say whether the attempt succeeded; durable when it returns. A later label replaces an earlier
-        one."""
+        one, also in the next report to the coordinator, which then judges by it; what was decided before
+        stays decided."""
         record = self.read(rollout_id).model_copy(update={"success": success})
         write_atomic(self.folder(rollout_id) / FILE, record.model_dump_json(indent=1) + "\n")
         logger.bind(rollout=rollout_id, version=record.version).info(

@@ -6,7 +6,7 @@ go out.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -16,7 +16,7 @@ from shared.envelope import pack, unpack
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import sha256
-from shared.messages import CheckIn, CheckInReply, Health, Held, UpdateHeader
+from shared.messages import CheckIn, CheckInReply, FieldResult, Health, Held, UpdateHeader
 from shared.normalisation import Statistics
 
 DELTA_BLOB = "delta"
@@ -39,6 +39,8 @@ class NodeState:
     """Why something that the check-in carried was not accepted."""
     statistics: Statistics | None = None
     """Of its training episodes, where the check-in asks for them."""
+    field: Sequence[FieldResult] = ()
+    """Of the versions that the check-in asks about."""
 
 
 def parse(body: bytes) -> tuple[CheckIn, dict[str, bytes]]:
@@ -102,6 +104,7 @@ def reply(check_in: CheckIn, state: NodeState, update: tuple[UpdateHeader, bytes
             update=header,
             refused=wire_sentence(state.refused) or None,
             statistics=state.statistics,
+            field=list(state.field),
         )
     except ValidationError as error:
         raise ArmfleetError(f"an answer was stopped: it holds more than may leave ({error})") from error

@@ -5,7 +5,7 @@ follows), then versions are accepted, then the answer is built from the state th
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from agent.exchange import check_in
 from agent.exchange.inbox import Inbox, Outcome
 from agent.exchange.outbox import Outbox
 from shared.files import write_atomic
-from shared.messages import CheckIn, Health, Held
+from shared.messages import CheckIn, FieldResult, Health, Held, JudgedVersion
 from shared.normalisation import Statistics
 from shared.recipe import Recipe
 
@@ -36,6 +36,8 @@ class Plan(BaseModel):
     """The last update is in no version yet."""
     stations_awaited: int = 0
     """Their normalisation statistics are missing: no training begins without."""
+    why: str = ""
+    """The coordinator's reason for the promoted version."""
     sent_at: datetime | None = None
     received_at: datetime | None = None
 
@@ -55,6 +57,7 @@ class Exchange:
         on_versions: Awaited after slots have changed.
         statistics: Normalisation statistics of what trains here, without the tasks given; None: there are
             none to tell.
+        field: What became of the rollouts of the versions given.
     """
 
     def __init__(
@@ -69,15 +72,19 @@ class Exchange:
         describe: Callable[[], tuple[Activity, Health, int | None]],
         on_versions: Callable[[list[str]], Coroutine[Any, Any, None]],
         statistics: Callable[[Collection[str]], Statistics | None],
+        field: Callable[[Sequence[JudgedVersion]], list[FieldResult]],
     ) -> None:
         self.inbox, self.outbox = inbox, outbox
         self._node, self._fleet, self._base_digest, self._slots = node, fleet, base_digest, slots
         self._path = folder / FILE
         self._describe, self._on_versions, self._statistics = describe, on_versions, statistics
+        self._field = field
         self._lock = asyncio.Lock()
         self.plan = self._load_plan()
         self.refused = ""
         """Why something in the last check-in was not accepted."""
+        self.told: list[FieldResult] = []
+        """What was last reported of rollouts."""
 
     async def check_in(self, body: bytes) -> bytes:
         """Handle one check-in envelope; the answer's envelope.
@@ -92,6 +99,8 @@ class Exchange:
             if outcome.changed:
                 await self._on_versions(outcome.changed)
             statistics = await asyncio.to_thread(self._statistics_for, request)
+            if request.judged is not None:
+                self.told = await asyncio.to_thread(self._field, request.judged)
             activity, health, running = self._describe()
             state = check_in.NodeState(
                 node=self._node,
@@ -102,6 +111,7 @@ class Exchange:
                 health=health,
                 refused=self.refused,
                 statistics=statistics,
+                field=self.told if request.judged is not None else (),
             )
             return await asyncio.to_thread(lambda: check_in.reply(request, state, self.outbox.first()))
 
@@ -131,10 +141,11 @@ class Exchange:
             learning_rate=request.learning_rate,
             buffered=request.buffered,
             stations_awaited=request.statistics.stations if request.statistics and wanted else 0,
+            why=previous.why if request.why is None else request.why,
             sent_at=request.sent_at,
             received_at=datetime.now(UTC),
         )
-        if (previous.recipe, previous.learning_rate) != (self.plan.recipe, self.plan.learning_rate):
+        if _kept(previous) != _kept(self.plan):
             write_atomic(self._path, self.plan.model_dump_json(indent=1))
 
     def _held(self, running: int | None) -> Held:
@@ -155,3 +166,8 @@ class Exchange:
         except (ValidationError, OSError) as error:
             logger.error("{} can't be read; training waits for the next check-in ({})", self._path, error)
             return Plan()
+
+
+def _kept(plan: Plan) -> tuple[Recipe | None, float, str]:
+    """What is worth a write: the rest is as good as new at the next check-in."""
+    return plan.recipe, plan.learning_rate, plan.why

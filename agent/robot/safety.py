@@ -69,6 +69,9 @@ CODES = {
     Cause.SAG: ExitCode.SUPPLY_VOLTAGE,
     Cause.SUPPLY: ExitCode.SUPPLY_VOLTAGE,
 }
+OTHER_CODE = ExitCode.SERVO_PROTECTION
+UNSAFE_CODES = frozenset({*CODES.values(), OTHER_CODE})
+"""All that an `UnsafeArm` can have."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class UnsafeArm(ArmfleetError):
     """The arm must not be used now; `finding` says why."""
 
     def __init__(self, what: str, do: str, finding: Finding) -> None:
-        code = CODES.get(finding.cause, ExitCode.SERVO_PROTECTION)
+        code = CODES.get(finding.cause, OTHER_CODE)
         super().__init__(what, kept="all saved episodes", do=do, code=code)
         self.finding = finding
 

@@ -88,6 +88,7 @@ class Station:
             training_episodes=lambda: len(split.train),
             describe=self._describe,
             statistics=lambda never_train: of_episodes(without_tasks(split.train, never_train)),
+            field=lambda judged: [],
         )
         trainer.on_event = self._membership.learning.on_event
 

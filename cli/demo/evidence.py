@@ -62,8 +62,8 @@ def station_canaries(world: World, station: StationLayout) -> Iterator[leak.Cana
         if folder.is_dir() and not folder.name.startswith("."):
             yield from episode_canaries(f"{name}/{folder.name}", folder)
     rollouts = station.state / "rollouts"
-    for video in sorted(rollouts.rglob("*.mp4")) if rollouts.exists() else []:
-        yield from leak.file_canaries(f"{name}/{video.parent.name}", video.read_bytes())
+    for folder in sorted(rollouts.iterdir()) if rollouts.exists() else []:
+        yield from rollout_canaries(f"{name}/{folder.name}", folder)
 
 
 def noise(seed: int, pixels: int = 8) -> np.ndarray:
@@ -88,6 +88,13 @@ def episode_canaries(name: str, folder: Path) -> Iterator[leak.Canary]:
         yield from leak.file_canaries(f"{name} {path.name}", path.read_bytes())
         for frame in _frames(path):
             yield from leak.pixel_canaries(f"{name} {path.name}", frame[:CORNER, :CORNER])
+
+
+def rollout_canaries(name: str, folder: Path) -> Iterator[leak.Canary]:
+    """The name of one rollout, and pieces of its files: what may leave is its task and its label."""
+    yield from leak.name_canaries([folder.name])
+    for path in sorted(folder.iterdir()):
+        yield from leak.file_canaries(f"{name} {path.name}", path.read_bytes())
 
 
 def _frames(path: Path) -> Iterator[np.ndarray]:

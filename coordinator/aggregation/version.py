@@ -5,7 +5,7 @@ recomputing a version from its folder's manifest gives the same bytes (`coordina
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -40,9 +40,9 @@ class Result:
     server_state: Tensors64
     contributions: list[Contribution]
     """Of the round's own updates."""
-    remembered: list[Contribution]
-    """Of earlier ones that it counted once more."""
     metrics: dict[str, float]
+    remembered: list[Contribution] = field(default_factory=list)
+    """Of earlier updates that it counted once more."""
 
 
 def make_version(
@@ -96,8 +96,8 @@ def make_version(
         tensors,
         new_state,
         contributions=[part for part in counted if part.update_id not in earlier],
-        remembered=[part for part in counted if part.update_id in earlier],
         metrics=combined.metrics,
+        remembered=[part for part in counted if part.update_id in earlier],
     )
 
 

@@ -24,7 +24,15 @@ from coordinator.registry.targets import Publisher
 from shared.adapters import Tensors
 from shared.envelope import pack
 from shared.errors import ArmfleetError
-from shared.messages import CheckIn, CheckInReply, StatisticsWanted, UpdateHeader
+from shared.messages import (
+    MAX_WHY,
+    CheckIn,
+    CheckInReply,
+    FieldResult,
+    JudgedVersion,
+    StatisticsWanted,
+    UpdateHeader,
+)
 from shared.recipe import Recipe
 
 ACKNOWLEDGED = 8
@@ -147,6 +155,7 @@ class CheckInDesk:
             self._take(desk, name, reply.update, delta)
         if reply.statistics is not None and self._pool is not None:
             self._pool.report(name, reply.statistics)
+        self._take_field(name, reply.field or [])
 
     def recipe_wanted(self) -> str:
         """Empty while training is asked for; else why not."""
@@ -189,11 +198,17 @@ class CheckInDesk:
             len(delta),
         )
 
+    def _take_field(self, name: str, results: list[FieldResult]) -> None:
+        """Of the versions that can still be judged; a late answer may speak of others."""
+        judged = set(self._publisher.slots().values())
+        self._registry.field.report(name, [result for result in results if result.version in judged])
+
     def _compose(
         self, node_id: int, now: float, slots: dict[str, int], buffered: bool
     ) -> tuple[int, str, bytes]:
         desk, name = self._desks[node_id], self._names[node_id]
         recipe, rate = self._training()
+        reports = desk.reply is not None and desk.reply.field is not None
         check_in = CheckIn(
             id=uuid.uuid4().hex,
             fleet=self._fleet.name,
@@ -206,6 +221,8 @@ class CheckInDesk:
             recipe=recipe,
             learning_rate=rate,
             statistics=self._statistics_wanted(),
+            judged=self._judged(slots) if reports else None,
+            why=self._why() if reports else None,
         )
         blobs = self._bundle(desk, now)
         desk.contact = plan.Contact(last_sent=now, in_flight=True)
@@ -227,6 +244,19 @@ class CheckInDesk:
             return None
         never_train = self._config.recipe.never_train
         return StatisticsWanted(stations=self._pool.missing, never_train=never_train)
+
+    def _judged(self, slots: dict[str, int]) -> list[JudgedVersion]:
+        """The promoted version first, then the one before it, then the newest."""
+        numbers = dict.fromkeys(
+            slots[slot] for slot in ("promoted", "previous", "candidate") if slot in slots
+        )
+        digests = {number: self._registry.versions.manifest(number).tensors_digest for number in numbers}
+        return [JudgedVersion(version=number, tensors_digest=digest) for number, digest in digests.items()]
+
+    def _why(self) -> str:
+        """The last decision on which version the arms run, in a line."""
+        reason = self._registry.versions.decision(self._registry.promoted()).reason
+        return "".join(letter if letter.isprintable() else " " for letter in reason)[:MAX_WHY]
 
     def _acknowledged(self, desk: Desk, name: str) -> list[str]:
         return list(

@@ -17,6 +17,7 @@ from loguru import logger
 from coordinator.aggregation.buffer import Waiting
 from coordinator.aggregation.rule import Rule
 from coordinator.aggregation.version import Input, Result
+from coordinator.registry.field import FieldStore
 from coordinator.registry.index import Index, NodeRow, UpdateRow, VersionRow
 from coordinator.registry.nodes import Node, NodeStore
 from coordinator.registry.targets import Offer
@@ -35,7 +36,7 @@ NO_RULE = Rule(0.0, 0.0, 1.0, 1)
 
 
 class Registry:
-    """Nodes, updates and versions in `state_dir`."""
+    """Nodes, updates, versions and field results in `state_dir`."""
 
     def __init__(self, state_dir: Path) -> None:
         """Open, clear away what a killed process left half-written, and rebuild the index.
@@ -47,8 +48,10 @@ class Registry:
         self.versions = VersionStore(state_dir / "versions")
         self.updates = UpdateStore(state_dir / "updates", state_dir / "refused")
         self.nodes = NodeStore(state_dir / "nodes")
+        self.field = FieldStore(state_dir / "field")
         self._lock = threading.RLock()
-        for name in (*self.versions.removed, *self.updates.removed, *self.nodes.removed):
+        stores = (self.versions, self.updates, self.nodes, self.field)
+        for name in [name for store in stores for name in store.removed]:
             logger.warning("removed {}, half-written when the last process ended", name)
         self.index = Index(state_dir / "registry.sqlite")
         self._rebuild()
@@ -131,11 +134,14 @@ class Registry:
 
     def promoted(self) -> int:
         """Number of the promoted version."""
-        return self._with_state("promoted")[-1]
+        with self._lock:  # in the middle of a promotion there are two
+            return self._with_state("promoted")[-1]
 
     def previous(self) -> int | None:
         """The version that was promoted before the present one and not rolled back; None: there was none."""
-        times = {number: self.versions.decision(number).promoted for number in self._with_state("superseded")}
+        with self._lock:
+            superseded = self._with_state("superseded")
+            times = {number: self.versions.decision(number).promoted for number in superseded}
         former = [(time, number) for number, time in times.items() if time is not None]
         return max(former)[1] if former else None
 
@@ -178,10 +184,10 @@ class Registry:
             self._index_version(number)
             return number
 
-    def decide(self, number: int, state: State, reason: str) -> None:
+    def decide(self, number: int, state: State, reason: str, rolled_back_from: int | None = None) -> None:
         """Move a version to another state; raises as `VersionStore.decide`."""
         with self._lock:
-            self.versions.decide(number, state, reason)
+            self.versions.decide(number, state, reason, rolled_back_from)
             self._index_version(number)
         logger.bind(version=number, state=state).info("version {} is {}: {}", number, state, reason)
 
@@ -196,17 +202,24 @@ class Registry:
             self.decide(number, "promoted", reason)
             self.decide(before, "superseded", f"version {number} was promoted")
 
-    def roll_back(self, reason: str) -> int:
+    def roll_back(self, reason: str, judged: int | None = None) -> int:
         """Promote the previous version again and mark the present one as rolled back; returns its number.
 
+        Args:
+            reason: For people.
+            judged: The version that the reason speaks of; None: whichever is promoted.
+
         Raises:
-            ArmfleetError: there is no previous version.
+            ArmfleetError: there is no previous version, or another one than `judged` is promoted by now.
         """
         with self._lock:
             present, previous = self.promoted(), self.previous()
+            if judged not in (None, present):
+                raise ArmfleetError(f"version {judged} is not promoted any more", kept=f"version {present}")
             if previous is None:
                 raise ArmfleetError("no version was promoted before this one", kept=f"version {present}")
-            self.decide(previous, "promoted", f"rolled back to, from version {present}: {reason}")
+            why = f"rolled back to, from version {present}: {reason}"
+            self.decide(previous, "promoted", why, rolled_back_from=present)
             self.decide(present, "rolled_back", reason)
             return previous
 
@@ -244,13 +257,17 @@ class Registry:
         self._settle_promotion()
 
     def _settle_promotion(self) -> None:
-        """Finish a promotion that a kill interrupted."""
+        """Finish a promotion or a roll-back that a kill interrupted."""
         promoted = self._with_state("promoted")
         latest = max(promoted, key=lambda number: self.versions.decision(number).changed, default=None)
-        for number in promoted:
-            if number != latest:
-                self.decide(number, "superseded", f"version {latest} was promoted")
-        if latest is None and self.versions.numbers():
+        if latest is not None:
+            decision = self.versions.decision(latest)
+            for number in promoted:
+                if number == decision.rolled_back_from:
+                    self.decide(number, "rolled_back", decision.reason)
+                elif number != latest:
+                    self.decide(number, "superseded", f"version {latest} was promoted")
+        elif self.versions.numbers():
             raise ArmfleetError(
                 "no version is promoted",
                 kept="all versions and updates",

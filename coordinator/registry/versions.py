@@ -8,7 +8,8 @@ A version's folder appears whole or not at all. Its life:
 
     candidate -> promoted | rejected | superseded (overtaken before it was evaluated)
     promoted  -> superseded | rolled_back
-    superseded, rolled_back, rejected -> promoted (an operator's decision)
+    superseded -> promoted (the version after it was rolled back, or an operator's decision)
+    rolled_back, rejected -> promoted (an operator's decision)
 """
 
 import json
@@ -49,6 +50,10 @@ class Decision(BaseModel):
     changed: datetime
     promoted: datetime | None = None
     """When it was last promoted; kept when it no longer is."""
+    rolled_back: datetime | None = None
+    """When it was last rolled back; kept when an operator promotes it again."""
+    rolled_back_from: int | None = None
+    """Of a version that was promoted again by a roll-back: the one that was promoted before."""
 
 
 class Evaluation(BaseModel):
@@ -135,8 +140,8 @@ class VersionStore:
         """Current state."""
         return self._json(number, "state.json", Decision)
 
-    def decide(self, number: int, state: State, reason: str) -> None:
-        """Move a version to another state.
+    def decide(self, number: int, state: State, reason: str, rolled_back_from: int | None = None) -> None:
+        """Move a version to another state; `rolled_back_from` as in `Decision`.
 
         Raises:
             ArmfleetError: a version in its present state can't become that.
@@ -149,8 +154,14 @@ class VersionStore:
                 do="see `armfleet versions`",
             )
         now = datetime.now(UTC)
-        promoted = now if state == "promoted" else current.promoted
-        decision = Decision(state=state, reason=reason, changed=now, promoted=promoted)
+        decision = Decision(
+            state=state,
+            reason=reason,
+            changed=now,
+            promoted=now if state == "promoted" else current.promoted,
+            rolled_back=now if state == "rolled_back" else current.rolled_back,
+            rolled_back_from=rolled_back_from,
+        )
         write_atomic(self.path(number) / "state.json", decision.model_dump_json(indent=1) + "\n")
 
     def evaluation(self, number: int) -> Evaluation | None:

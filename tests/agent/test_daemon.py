@@ -15,7 +15,7 @@ import pytest
 
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
-from shared.messages import Held
+from shared.messages import FieldResult, Held, JudgedVersion
 from shared.uds import UdsClient
 
 STAND_INS = Path(__file__).with_name("stand_ins.py")
@@ -263,6 +263,15 @@ def test_promoted_version_waits_for_the_end_of_a_rollout(
     assert second["version"] == 4
     assert station.status()["activity"] == "evaluate"
     station.client.post("/rollouts/stop")
+    label = f"/rollouts/{second['rollout']}"
+    station.until(lambda: station.client.get(label)["state"] == "done", "the second rollout is over")
+    station.client.post(f"{label}/label", {"success": False})
+    running = station.client.get("/versions")["running"]
+    wanted = JudgedVersion(version=4, tensors_digest=running["digest"])
+    reply, _ = check_in(station, fleet, reply_of, judged=[wanted], why="better on the mean")
+    assert reply.field == [FieldResult(version=4, task=TASK, labels="0")]
+    shown = station.client.get("/versions")
+    assert (shown["why"], shown["field"]) == ("better on the mean", [reply.field[0].model_dump()])
 
 
 def test_killed_agent_finds_its_state_again(station: Station, fleet: Any, reply_of: Callable) -> None:

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import bench_promotion, fixed_size
+from benchmarks import bench_promotion, field_rollouts, fixed_size
 from benchmarks.bench_promotion import agrees, chances, main, outlook, worst_false_promotion
 from coordinator import comparison
 from coordinator.comparison import Pair, compare
+from coordinator.field import judge_in_field
 
 
 def test_the_exact_outlook_is_that_of_compare():
@@ -64,11 +65,37 @@ def test_a_simulation_that_is_off_is_noticed():
     assert not agrees(sample, 0.06)
 
 
+def test_the_simulated_accounts_in_the_field_are_those_of_the_comparison():
+    rng, station = np.random.default_rng(2), np.arange(30) % 3
+    before, now = rng.random((2, 1, 30)) < 0.6
+    held = field_rollouts.log_held(before & ~now, now & ~before, station, 3)[0, -1]
+
+    def labels(row):
+        return {name: {"push": "".join(str(int(x)) for x in row[0, station == name])} for name in range(3)}
+
+    assert held == pytest.approx(judge_in_field(labels(now), labels(before), range(3), 0.05).log_held)
+
+
+@pytest.mark.parametrize("rate", [0.8, 0.85])
+def test_a_good_version_stays_in_the_field_over_200_rollouts(rate):
+    fall = field_rollouts.simulate((0.8,) * 3, (rate,) * 3, np.random.default_rng(3), count=2000)
+    assert fall.share <= 0.05
+
+
+def test_a_bad_version_falls_in_the_field_soon():
+    fall = field_rollouts.simulate(*field_rollouts.BAD, np.random.default_rng(3), count=2000)
+    assert fall.share > 0.99
+    assert 25 < fall.mean < 33
+    assert fall.high <= 46
+
+
 def test_the_result_names_its_figures_and_fails_with_a_missed_target(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench_promotion, "SIMULATIONS", 2000)
+    monkeypatch.setattr(field_rollouts, "SIMULATIONS", 2000)
     monkeypatch.setattr(bench_promotion, "RATIO_TARGET", 1.0)
     assert main(["--seed", "3", "--out", str(tmp_path / "b.json")]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
     assert {"false_promotion_rate", "rollout_ratio", "power"} <= set(figures)
+    assert {"field_rollouts_mean", "field_rollouts_p90", "field_false_rollback_rate"} <= set(figures)
     monkeypatch.setattr(bench_promotion, "RATIO_TARGET", 0.1)
     assert main(["--out", str(tmp_path / "b.json")]) == 1

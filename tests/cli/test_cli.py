@@ -1,20 +1,23 @@
 """The command: fast help, sentences and numbered exit codes for people, documented codes."""
 
+import io
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from agent.config import load_agent_config
 from cli.doctor.report import Examination
 from cli.main import app
-from cli.status import agent_words, coordinator_words
+from cli.status import agent_words, coordinator_words, held_versions
 from shared.exit_codes import ExitCode
 
 ROOT = Path(__file__).parents[2]
+FIELD = {"task": "push", "successes": 14, "rollouts": 20, "interventions": 3, "unsafe": 1}
 RUNNER = CliRunner()
 
 
@@ -107,7 +110,8 @@ def test_every_exit_code_has_its_paragraph():
 
 def test_the_status_of_a_coordinator_in_words():
     status = {
-        "promoted": {"version": 20, "why": "mean success rose from 10% to 80%"},
+        "promoted": {"version": 20, "why": "mean success rose from 10% to 80%", "field": [FIELD]},
+        "field": {"now": "version 20 against 15: not shown to be worse"},
         "newest": 24,
         "rounds": 60,
         "aggregation": {"now": "1 of 2 updates is in"},
@@ -119,6 +123,67 @@ def test_the_status_of_a_coordinator_in_words():
     assert now == "version 24 of 60 rounds; 20 is promoted"
     assert "not asked for: all 60 rounds are done" in why
     assert "a: online, train, 9 updates" in why
+    assert "in the field: version 20 against 15: not shown to be worse" in why
+    assert "version 20, push: 14/20 [48%-85%], 3 interventions, 1 ended by an unsafe arm" in why
+
+
+REPORTED = {"version": 20, "task": "push", "labels": "110", "interventions": None, "unsafe": 0}
+HELD = {
+    "promoted": {"version": 20, "digest": "d"},
+    "candidate": {"version": 24, "digest": "e"},
+    "running": {"version": 20, "digest": "d"},
+    "fault": "",
+    "why": "rolled back to, from version 22: worse in the field [all]",
+    "field": [REPORTED, {**REPORTED, "version": 22, "labels": "000"}],
+}
+
+
+def test_a_workstation_shows_the_versions_it_holds_why_and_what_they_did_on_its_arm():
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(held_versions(HELD))
+    lines = console.export_text().splitlines()
+    (promoted,) = (line for line in lines if "promoted, running" in line)
+    assert "rolled back to, from version 22: worse in the field [all]" in promoted
+    assert "push: 2/3 [21%-94%]" in promoted
+    assert any("22" in line and "push: 0/3" in line for line in lines if line != promoted)
+    assert any("24" in line and "candidate" in line for line in lines)
+
+
+def test_the_status_of_an_agent_says_why_its_version_is_promoted_and_what_it_did():
+    exchange = {
+        "last_check_in_s": 3.0,
+        "refused": "",
+        "outbox": {"updates": 0},
+        "versions": HELD,
+        "training": {"progress": None, "fault": ""},
+    }
+    status = {
+        "activity": "idle",
+        "why": "nothing to do",
+        "faults": {},
+        "arm": None,
+        "episodes": {},
+        "exchange": exchange,
+        "workers": {},
+    }
+    _, why = agent_words(status)
+    assert "promoted: rolled back to, from version 22: worse in the field" in why
+    assert "version 22, push: 0/3" in why
+
+
+def test_versions_asks_the_agent_where_there_is_no_coordinator(tmp_path, monkeypatch):
+    (tmp_path / "agent.sock").touch()
+    asked = []
+
+    def get(client, path):
+        asked.append((client.path.name, path))
+        return HELD
+
+    monkeypatch.setattr("cli.status.UdsClient.get", get)
+    sockets = ["--socket", str(tmp_path / "c.sock"), "--agent-socket", str(tmp_path / "agent.sock")]
+    result = RUNNER.invoke(app, ["versions", *sockets])
+    assert result.exit_code == 0, result.output
+    assert asked == [("agent.sock", "/versions")]
 
 
 def test_the_status_of_an_agent_in_words():

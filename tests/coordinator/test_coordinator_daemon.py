@@ -24,6 +24,7 @@ from coordinator.rounds import Rounds
 from shared.envelope import pack, unpack
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.messages import FieldResult
 from shared.uds import UdsClient
 
 MAIN = "import sys, pathlib, coordinator.daemon as d; sys.exit(d.main(pathlib.Path(sys.argv[1])))"
@@ -55,6 +56,10 @@ def start(path: Path) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", MAIN, str(path)], stderr=subprocess.PIPE, text=True)
 
 
+def versions(config) -> list:
+    return UdsClient(config.coordinator.socket).get("/versions")["versions"]
+
+
 def wait_for_status(client: UdsClient) -> dict:
     deadline = time.monotonic() + 60
     while True:
@@ -75,6 +80,10 @@ def test_it_serves_and_says_what_is_missing_while_the_superlink_is_away(config_f
         status = wait_for_status(client)
         assert status["promoted"]["version"] == status["newest"] == 0
         assert "no update is waiting" in status["aggregation"]["now"]
+        deadline = time.monotonic() + 30
+        while "has no predecessor" not in client.get("/status")["field"]["now"]:
+            assert time.monotonic() < deadline, client.get("/status")
+            time.sleep(0.1)
         deadline = time.monotonic() + 30
         while "doesn't answer" not in client.get("/status")["exchange"]["now"]:
             assert time.monotonic() < deadline, client.get("/status")
@@ -110,6 +119,7 @@ def test_a_version_is_computed_again_from_the_command_line(config_file, adapter,
     for seed, node in enumerate(("arm-a", "arm-b", "arm-a", "arm-b")):
         registry.accept(*make_update(node, 0, seed=seed))
         Rounds(config, registry, targets.Publisher(config.state / "tuf")).run_if_due()
+    registry.field.report("arm-a", [FieldResult(version=1, task="push", labels="10", unsafe=1)])
     changed = registry.versions.manifest(2).contributions[0].update_id
     registry.close()
     (config.state / "updates" / changed / "delta.bin").write_bytes(make_update(seed=9)[1])
@@ -126,6 +136,8 @@ def test_a_version_is_computed_again_from_the_command_line(config_file, adapter,
         assert armfleet("verify", "2").exit_code == ExitCode.REGISTRY_DAMAGED
         assert armfleet("verify", "0").exit_code == ExitCode.UNEXPECTED
         assert "arm-a (0)" in armfleet().output
+        (shown,) = (version for version in versions(config) if version["version"] == 1)
+        assert (shown["field"][0]["successes"], shown["field"][0]["unsafe"]) == (1, 1)
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=30)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from shared.messages import CheckInReply, UpdateHeader
+from shared.messages import MAX_LABELS, CheckIn, CheckInReply, FieldResult, UpdateHeader
 from shared.normalisation import measured
 
 HEADER = {
@@ -55,3 +55,38 @@ def test_a_reply_without_statistics_is_one_that_an_earlier_release_reads():
     rows = np.random.default_rng(0).normal(0, 30, (200, 6))
     told = reply.model_copy(update={"statistics": measured(rows, rows)})
     assert CheckInReply.model_validate(told.model_dump(mode="json")) == told
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        {"labels": "10 2"},
+        {"labels": "1" * (MAX_LABELS + 1)},
+        {"task": "see /home/anna/rollouts"},
+        {"rollouts": ["20261127-153000-ab12cd"]},
+        {"unsafe": -1},
+        {"interventions": 0.5},
+        {"states": [[0.1] * 6]},
+    ],
+)
+def test_of_a_rollout_only_its_task_its_label_and_counts_can_leave(leak):
+    told = {"version": 1, "task": "push the red cube", "labels": "1101", "interventions": 1, "unsafe": 0}
+    reply = {"check_in": "b" * 32, "node": "a", "activity": "idle", "held": {}, "field": [told]}
+    assert CheckInReply.model_validate(reply).field == [FieldResult.model_validate(told)]
+    with pytest.raises(ValidationError):
+        CheckInReply.model_validate(reply | {"field": [told | leak]})
+
+
+def test_a_check_in_that_asks_about_no_rollouts_is_one_that_an_earlier_release_reads():
+    fields = {"id": "a" * 32, "fleet": "lab", "sent_at": "2026-01-01T00:00:00Z", "base_digest": "0" * 64}
+    plain = CheckIn.model_validate(fields)
+    assert not {"judged", "why"} & set(plain.model_dump(mode="json"))
+    asking = plain.model_copy(update={"judged": [], "why": "worse in the field (50 %)"})
+    assert CheckIn.model_validate(asking.model_dump(mode="json")) == asking
+
+
+@pytest.mark.parametrize("why", ["\x1b[2J", "two\nlines", "x" * 1001])
+def test_a_reason_is_one_line_that_does_nothing_to_a_terminal(why):
+    fields = {"id": "a" * 32, "fleet": "lab", "sent_at": "2026-01-01T00:00:00Z", "base_digest": "0" * 64}
+    with pytest.raises(ValidationError):
+        CheckIn.model_validate(fields | {"why": why})

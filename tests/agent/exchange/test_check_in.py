@@ -15,7 +15,7 @@ from shared.envelope import pack, unpack
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import sha256
-from shared.messages import CheckIn, CheckInReply, Health, Held, UpdateHeader
+from shared.messages import CheckIn, CheckInReply, FieldResult, Health, Held, UpdateHeader
 
 BASE = "a" * 64
 
@@ -57,6 +57,13 @@ def test_nothing_yet_is_a_normal_answer() -> None:
     assert (answer.check_in, answer.node, answer.update, blobs) == (asked.id, "station-a", None, {})
 
 
+def test_results_of_rollouts_travel_and_without_any_the_answer_says_that_it_could_tell() -> None:
+    told = FieldResult(version=1, task="push the red cube", labels="110")
+    header, _ = unpack(check_in.reply(request(), state(field=[told]), None))
+    assert header["field"] == [told.model_dump()]
+    assert unpack(check_in.reply(request(), state(), None))[0]["field"] == []
+
+
 def test_update_travels_with_its_delta_and_no_other_blob() -> None:
     header, blobs = unpack(check_in.reply(request(), state(), update()))
     assert blobs == {"delta": b"delta"}
@@ -76,6 +83,7 @@ def test_update_of_another_node_is_not_sent() -> None:
         ({"node": "/home/mia/robot"}, {}),
         ({"refused": "see /home/mia/state"}, {}),
         ({"health": {"workers": {}, "user": "mia"}}, {}),
+        ({"field": [{"version": 1, "task": "push", "rollouts": ["20261127-153000-ab12cd"]}]}, {}),
         ({"statistics": {"state": [[1.5] * 6], "action": [[1.5] * 6]}}, {}),
     ],
 )

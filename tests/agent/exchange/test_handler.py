@@ -16,7 +16,7 @@ from agent.exchange.handler import Exchange
 from agent.exchange.inbox import Inbox
 from agent.exchange.outbox import Outbox
 from agent.exchange.trust import TrustedMetadata
-from shared.messages import Health, StatisticsWanted
+from shared.messages import FieldResult, Health, JudgedVersion, StatisticsWanted
 from shared.normalisation import measured
 
 STATISTICS = measured(*np.random.default_rng(0).normal(0, 30, (2, 200, 6)))
@@ -46,6 +46,7 @@ def make(fleet: Any, tmp_path: Path) -> Callable[[], Exchange]:
             lambda: (Activity.IDLE, Health(), None),
             nothing,
             lambda never_train: STATISTICS if not never_train else None,
+            lambda judged: [FieldResult(version=v.version, task="push", labels="1") for v in judged],
         )
 
     return build
@@ -142,3 +143,26 @@ def test_a_fleet_with_another_base_is_told_no_statistics(
     asked = fleet.check_in(base_digest="b" * 64, statistics=StatisticsWanted(stations=1))
     assert answer(exchange, asked, reply_of).statistics is None
     assert exchange.plan.stations_awaited == 0
+
+
+def test_rollouts_are_told_of_the_versions_asked_about_and_of_no_others(
+    fleet: Any, make: Callable, reply_of: Callable
+) -> None:
+    exchange = make()
+    assert answer(exchange, fleet.check_in(), reply_of).field == []
+    wanted = [JudgedVersion(version=4, tensors_digest="d" * 64)]
+    asked = answer(exchange, fleet.check_in(judged=wanted), reply_of)
+    assert asked.field == exchange.told == [FieldResult(version=4, task="push", labels="1")]
+    assert answer(exchange, fleet.check_in(), reply_of).field == []
+    assert exchange.told, "it is still what was told last"
+
+
+def test_the_reason_for_the_promoted_version_is_kept_over_a_restart(
+    fleet: Any, make: Callable, reply_of: Callable
+) -> None:
+    answer(make(), fleet.check_in(why="worse in the field"), reply_of)
+    exchange = make()
+    answer(exchange, fleet.check_in(), reply_of)
+    assert exchange.plan.why == "worse in the field", "a check-in without one says nothing about it"
+    answer(exchange, fleet.check_in(why="better on the mean"), reply_of)
+    assert make().plan.why == "better on the mean"

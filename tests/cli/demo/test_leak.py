@@ -12,7 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from agent.evaluation.field import field_results
+from agent.evaluation.rollouts import RolloutRecord
 from cli.demo import leak
+from cli.demo.evidence import rollout_canaries
+from shared.messages import JudgedVersion
 
 NOISE = np.random.default_rng(7)
 PATCH = NOISE.integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -121,3 +125,24 @@ def test_a_time_of_day_with_the_digits_of_a_joint_is_no_leak(stamp):
     scanner = leak.Scanner(leak.joint_canaries("episode 3", row))
     assert scanner.search([("station-a", stamp)]).records == 0
     assert scanner.search([("station-a", b'{"state": [9.494505, 19.494505]}')]).records == 1
+
+
+def test_a_copied_rollout_is_found_and_a_report_of_its_label_is_none(tmp_path):
+    folder = tmp_path / "20261127-153000-ab12cd"
+    folder.mkdir()
+    record = RolloutRecord(
+        id=folder.name, task="push", version=3, digest=None, created="now", reason="time_up", success=True
+    )
+    (folder / "rollout.json").write_text(record.model_dump_json(indent=1) + "\n")
+    (folder / "trace.jsonl").write_text('{"tick": 0, "wall": 1.25, "state": [1.5, 2.25, 3.125]}\n' * 99)
+    told = field_results([record], [JudgedVersion(version=3, tensors_digest="0" * 64)])
+    streams = {
+        "report": told[0].model_dump_json().encode(),
+        "record": (folder / "rollout.json").read_bytes(),
+        "trace": b"x" + (folder / "trace.jsonl").read_bytes()[2048:4200],
+        "name": f"rollouts/{folder.name}".encode(),
+    }
+    scanner = leak.Scanner(list(rollout_canaries("a", folder)))
+    found = {hit.stream for hit in scanner.search(streams.items()).hits}
+    assert told[0].labels == "1"
+    assert found == {"record", "trace", "name"}

@@ -12,7 +12,7 @@ from coordinator.registry.statistics import StatisticsPool
 from coordinator.registry.targets import Publisher
 from coordinator.rounds import Rounds
 from shared.envelope import pack, unpack
-from shared.messages import CheckIn, CheckInReply, Held
+from shared.messages import MAX_WHY, CheckIn, CheckInReply, FieldResult, Held
 from shared.normalisation import measured
 
 RUN = 7
@@ -259,3 +259,47 @@ def test_a_fleet_that_does_not_pool_asks_nothing_and_takes_nothing(lab):
     lab.answer(request, statistics=measured(*np.random.default_rng(0).normal(0, 30, (2, 200, 6))))
     assert lab.ask()[0].recipe is not None
     assert lab.desk.normalisation == "the base's own"
+
+
+def result(version, labels="11"):
+    return FieldResult(version=version, task="push", labels=labels)
+
+
+def test_a_node_that_can_tell_of_rollouts_is_asked_from_then_on_and_is_told_the_reason(lab, make_update):
+    for seed in range(2):
+        lab.registry.accept(*make_update(seed=seed))
+    lab.registry.promote(lab.rounds.run_if_due(), "better\nin all: 60 % -> 80 %\x1b")
+    lab.rounds.publish()
+    request, _ = lab.ask()
+    assert (request.judged, request.why) == (None, None), "a node of an earlier release would refuse it"
+    lab.answer(request, field=[])
+    request, _ = lab.ask()
+    digest = lab.registry.versions.manifest(1).tensors_digest
+    assert [version.version for version in request.judged] == [1, 0]
+    assert request.judged[0].tensors_digest == digest
+    assert request.why == "better in all: 60 % -> 80 % "
+    lab.answer(request, field=[result(1), result(0, "0")])
+    assert lab.registry.field.of_version(1) == {"arm-a": [result(1)]}
+    assert lab.registry.field.of_version(0) == {"arm-a": [result(0, "0")]}
+
+
+def test_a_node_of_an_earlier_release_is_asked_nothing_and_told_nothing(lab):
+    for _ in range(2):
+        request, _ = lab.ask()
+        assert not {"judged", "why"} & set(request.model_dump(mode="json"))
+        lab.answer(request)
+
+
+def test_results_of_versions_that_can_not_be_judged_any_more_are_not_kept(lab):
+    request, _ = lab.ask()
+    lab.answer(request, field=[result(0), result(7)])
+    assert lab.registry.field.of_version(7) == {}
+    assert lab.registry.field.of_version(0) == {"arm-a": [result(0)]}
+
+
+def test_a_long_reason_is_cut(lab):
+    lab.registry.decide(0, "superseded", "x")
+    lab.registry.decide(0, "promoted", "x" * 2 * MAX_WHY)
+    request, _ = lab.ask()
+    lab.answer(request, field=[])
+    assert lab.ask()[0].why == "x" * MAX_WHY

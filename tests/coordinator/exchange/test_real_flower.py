@@ -167,6 +167,7 @@ def station(config: AgentConfig, codec: Codec):
         lambda: (Activity.IDLE, Health(), None),
         no_versions,
         lambda never_train: None,
+        lambda judged: [],
     )
 
     async def check_in(request: Request) -> Response:

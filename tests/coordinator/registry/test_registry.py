@@ -230,6 +230,41 @@ def test_a_kill_in_the_middle_of_a_promotion_is_finished_on_opening(registry, fl
     again.close()
 
 
+def test_a_kill_in_the_middle_of_a_roll_back_is_finished_on_opening(registry, fleet, make_update):
+    next_version(registry, fleet, make_update)
+    registry.promote(1, "better")
+    decide = registry.decide
+    registry.decide = lambda number, state, *rest, **more: (
+        decide(number, state, *rest, **more) if state == "promoted" else None
+    )
+    registry.roll_back("arms shake")
+    registry.close()
+    again = Registry(fleet.state)
+    assert (again.promoted(), again.previous()) == (0, None)
+    decision = again.versions.decision(1)
+    assert decision.state == "rolled_back"
+    assert "arms shake" in decision.reason
+    again.close()
+
+
+def test_only_the_version_that_was_judged_is_rolled_back(registry, fleet, make_update):
+    next_version(registry, fleet, make_update)
+    registry.promote(1, "better")
+    with pytest.raises(ArmfleetError, match="version 0 is not promoted any more"):
+        registry.roll_back("worse", judged=0)
+    assert registry.roll_back("worse", judged=1) == 0
+
+
+def test_a_version_that_was_rolled_back_is_remembered_as_that(registry, fleet, make_update):
+    next_version(registry, fleet, make_update)
+    registry.promote(1, "better")
+    assert registry.versions.decision(1).rolled_back is None
+    registry.roll_back("arms shake")
+    registry.promote(1, "by the operator")
+    assert registry.versions.decision(1).rolled_back is not None
+    assert registry.previous() == 0
+
+
 def test_a_rejected_version_does_not_become_superseded(registry, fleet, make_update):
     next_version(registry, fleet, make_update)
     registry.decide(1, "rejected", "worse")

@@ -1,0 +1,55 @@
+"""What a workstation reports of its rollouts: labels and counts per version and task. Pure.
+
+A report says everything up to now, from the rollouts' own records: a lost one is made up for by the next, a
+repeated one changes nothing, and a label that is corrected later is corrected in the next report, too.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from agent.evaluation.rollouts import RolloutRecord
+from agent.robot.safety import UNSAFE_CODES
+from shared.messages import MAX_LABELS, MAX_RESULTS, FieldResult, JudgedVersion
+
+UNSAFE = frozenset(code.name.lower() for code in UNSAFE_CODES)
+"""Reasons of rollouts that the arm's own health ended, as the control loop writes them."""
+
+
+def field_results(records: Iterable[RolloutRecord], judged: Sequence[JudgedVersion]) -> list[FieldResult]:
+    """Results of the versions asked about, in that order; of each the task that was tried first comes first.
+
+    A rollout that says nothing, neither labelled nor ended by an unsafe arm, nor with its interventions
+    counted, is left out.
+
+    Args:
+        records: All rollouts of this workstation.
+        judged: The versions. A record's own digest, where it has one, must be that of the version.
+    """
+    ordered = sorted(records, key=lambda record: (record.created, record.id))
+    results = []
+    for version in judged:
+        told: dict[str, list[RolloutRecord]] = {}
+        for record in ordered:
+            if _is_of(record, version) and _says_something(record):
+                told.setdefault(record.task, []).append(record)
+        results += [_result(version.version, task, rollouts) for task, rollouts in told.items()]
+    return results[:MAX_RESULTS]
+
+
+def _is_of(record: RolloutRecord, version: JudgedVersion) -> bool:
+    return record.version == version.version and record.digest in (None, version.tensors_digest)
+
+
+def _says_something(record: RolloutRecord) -> bool:
+    return record.success is not None or record.reason in UNSAFE or record.interventions is not None
+
+
+def _result(version: int, task: str, rollouts: Sequence[RolloutRecord]) -> FieldResult:
+    labels = ["01"[record.success] for record in rollouts if record.success is not None]
+    counted = [record.interventions for record in rollouts if record.interventions is not None]
+    return FieldResult(
+        version=version,
+        task=task,
+        labels="".join(labels[:MAX_LABELS]),
+        interventions=sum(counted) if counted else None,
+        unsafe=sum(record.reason in UNSAFE for record in rollouts),
+    )
