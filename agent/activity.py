@@ -35,6 +35,8 @@ class Claim:
     detail: str
     """The task's sentence."""
     since: datetime
+    series: bool = False
+    """For several rollouts: it outlives each of them."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ from agent.metrics import CONTENT_TYPE, exposition
 from agent.parking import Parking
 from agent.recording import RecordingDesk
 from agent.recording_messages import StartRecording
+from agent.series import Act as SeriesAct
+from agent.series_desk import SeriesDesk
+from agent.series_messages import StartSeries
 from agent.session import Act
 from agent.training.history import History
 from shared.envelope import MAX_BYTES
@@ -85,6 +88,12 @@ class Press(Body):
     act: Act
 
 
+class SeriesPress(Body):
+    """A key of `armfleet rollout`."""
+
+    act: SeriesAct
+
+
 class Lease(Body):
     """The loan that is meant."""
 
@@ -119,6 +128,17 @@ def make_api(agent: "Agent") -> Starlette:
         assert agent.recording is not None
         return agent.recording
 
+    def series() -> SeriesDesk:
+        arm()
+        assert agent.series is not None
+        return agent.series
+
+    async def press_in_series(body: SeriesPress) -> dict[str, Any]:
+        return series().act(body.act)
+
+    async def look_at_series(request: Request) -> Response:
+        return JSONResponse(await series().look())
+
     async def press(body: Press) -> dict[str, Any]:
         return recording().act(body.act)
 
@@ -149,11 +169,11 @@ def make_api(agent: "Agent") -> Starlette:
         return JSONResponse(agent.membership.versions_status())
 
     async def rollout(request: Request) -> Response:
-        return JSONResponse(arm().rollout_result(request.path_params["id"]))
+        return JSONResponse(arm().rollouts.result(request.path_params["id"]))
 
     async def label(request: Request) -> Response:
         body = await _body(request, Label)
-        return JSONResponse(arm().label(request.path_params["id"], body.success))
+        return JSONResponse(arm().rollouts.label(request.path_params["id"], body.success))
 
     async def check_in(request: Request) -> Response:
         if agent.membership is None:
@@ -178,6 +198,7 @@ def make_api(agent: "Agent") -> Starlette:
             Route("/metrics", metrics),
             Route("/arm", arm_status),
             Route("/recording", look),
+            Route("/series", look_at_series),
             Route("/episodes", episodes),
             Route("/episodes/import", import_status),
             Route("/versions", versions),
@@ -189,6 +210,9 @@ def make_api(agent: "Agent") -> Starlette:
             post("/recording/start", StartRecording, lambda body: recording().start(body)),
             post("/recording/act", Press, press),
             post("/recording/attend", Nothing, lambda body: recording().look(keys=True)),
+            post("/series/start", StartSeries, lambda body: series().start(body)),
+            post("/series/act", SeriesPress, press_in_series),
+            post("/series/attend", Nothing, lambda body: series().look(keys=True)),
             post("/episodes/start", Task, lambda body: arm().episode_start(body.task)),
             post("/episodes/stop", Keep, lambda body: arm().episode_stop(body.keep)),
             post("/episodes/change", Change, agent.episodes.change),

@@ -1,15 +1,14 @@
 """What operators may ask of the arm: sessions, episodes, rollouts, hold and release. Owns the arm worker.
 
-One claim at a time: `record` from session start to session stop, `rollout` (or `evaluate`) until the
-rollout is done. A claim stops training before the arm moves. When the arm worker dies, whatever ran is
-over, and the agent itself makes the arm hold and then lets go of it, before the worker is started again.
+One claim at a time: `record` from session start to stop, `rollout` (or `evaluate`) until the rollout, or the
+series of them, is done. A claim stops training before the arm moves. When the arm worker dies, whatever ran
+is over, and the agent itself makes the arm hold and then lets go of it, before the worker is started again.
 """
 
 import asyncio
 import os
 import signal
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -18,11 +17,11 @@ from loguru import logger
 
 from agent.activity import Activity, Claim, may_claim
 from agent.config import AgentConfig
-from agent.episodes.record import now
-from agent.evaluation.rollouts import RolloutRecord
+from agent.evaluation.rollouts import SeriesPlace
 from agent.heartbeat import Heartbeat, hangs
 from agent.judging import Judging
 from agent.robot.release import release
+from agent.rollout_book import RolloutBook
 from agent.room import check_disk, next_episode
 from agent.state import Index
 from agent.supervision import Worker
@@ -36,6 +35,8 @@ SAVE_S = 90.0
 """Longest time to save an episode: the encoders finish their queues."""
 STOP_S = 2.0
 """Longest wait for an answer to hold or release before the arm worker counts as hung."""
+LOWER_S = 20.0
+"""Longest wait for the arm to lie: a rollout's video is written first (10 s), the way down takes 6 s."""
 RELEASE_S = 2.5
 """Bound of agent.robot.release, which promises two seconds."""
 FINISH_S = 60.0
@@ -87,19 +88,22 @@ class ArmDesk:
         self._release = release
         self._lock = asyncio.Lock()
         self._tasks: set[asyncio.Future[None]] = set()
-        self.saving = False  # an episode that is kept
-        self._look_at = self._rest_at = 0.0
+        self.saving, self._look_at, self._rest_at = False, 0.0, 0.0  # saving: an episode that is kept
         self._at_rest = True  # limp, or held because an operator asked for it
         self.claim: Claim | None = None
         self.episode: str | None = None
-        self.rollout: str | None = None
-        self._current: dict[str, Any] = {}
+        self.rollouts = RolloutBook(index)
         self.last_used = time.monotonic()
         self.fault = ""
         """What keeps the arm from being used (a cable, a camera); empty if nothing does."""
         self._fault_code = ExitCode.OK
         self.torque_fault = ""
         """Why torque could not be switched off after the arm worker's death; empty if it could."""
+
+    @property
+    def rollout(self) -> str | None:
+        """Id of the rollout that runs."""
+        return self.rollouts.running.rollout_id if self.rollouts.running else None
 
     @property
     def rolling_out(self) -> bool:
@@ -181,61 +185,76 @@ class ArmDesk:
         async with self._lock:
             self._rollout_allowed()
             await self._take(Activity.EVALUATE if evaluation else Activity.ROLLOUT, task)
-            rollout_id = f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
-            self.rollout, version = rollout_id, self._running_version()
-            self._current = {"task": task, "version": version, "success": None}
             try:
                 self._rollout_allowed()  # meanwhile training was stopped
-                await self._worker.request(
-                    "rollout_start",
-                    FIRST_FRAME_S,
-                    rollout_id=rollout_id,
-                    task=task,
-                    start_pose=start_pose,
-                    max_s=min(max_s or self._config.inference.max_s, self._config.inference.max_s),
-                    version=version,
-                )
+                return await self._roll_out(task, start_pose, max_s)
             except ArmfleetError:
-                self.rollout = None
                 self._give_back()
                 raise
-            logger.bind(rollout=rollout_id, version=version).info("rollout: {}", task)
-            return {"rollout": rollout_id, "version": version}
 
-    async def rollout_stop(self) -> dict[str, Any]:
+    async def series_start(self, task: str, evaluation: bool) -> Claim:
+        """Take the arm for several rollouts; nothing moves yet."""
+        async with self._lock:
+            activity = Activity.EVALUATE if evaluation else Activity.ROLLOUT
+            return await self._take(activity, task, series=True)
+
+    async def series_rollout(
+        self, start_pose: list[float] | None, max_s: float | None, place: SeriesPlace
+    ) -> dict[str, Any]:
+        """As `rollout_start`, within a series; the answer has the pose in which the arm stood, too."""
+        async with self._lock:
+            if self.claim is None or not self.claim.series:
+                raise ArmfleetError("no series is running", do="start one with a task")
+            self._rollout_allowed()
+            return await self._roll_out(self.claim.detail, start_pose, max_s, place)
+
+    def rollouts_end(self) -> None:
+        """Give the arm back; the policy returns to the promoted version."""
+        self._give_back()
+        task = asyncio.ensure_future(self._after_rollout())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _roll_out(
+        self, task: str, pose: list[float] | None, max_s: float | None, place: SeriesPlace | None = None
+    ) -> dict[str, Any]:
+        max_s = min(max_s or float("inf"), self._config.inference.max_s)
+        wanted = self.rollouts.begin(task, pose, max_s, self._running_version(), place)
+        self._at_rest, self.last_used = False, time.monotonic()
+        try:
+            answer = await self._worker.request("rollout_start", FIRST_FRAME_S, **wanted.model_dump())
+        except ArmfleetError as error:
+            self.rollouts.running = None
+            if hangs(error):  # it may have begun all the same
+                await self._at_once("hold")
+            raise
+        logger.bind(rollout=wanted.rollout_id, version=wanted.version).info("rollout: {}", task)
+        return {"rollout": wanted.rollout_id, "version": wanted.version, "pose": answer.get("pose")}
+
+    async def rollout_stop(self, reason: str = "operator") -> dict[str, Any]:
         """End the running rollout; the arm holds."""
         if self.rollout is None:
             raise ArmfleetError("no rollout is running")
-        return await self._worker.request("rollout_stop", STOP_S, reason="operator")
+        return await self._worker.request("rollout_stop", STOP_S, reason=reason)
 
-    def rollout_result(self, rollout_id: str) -> dict[str, Any]:
-        """One rollout; `state` is running or done."""
-        if rollout_id == self.rollout:
-            return {"id": rollout_id, "state": "running", **self._current}
-        found = self._index.rollout(rollout_id)
-        if found is None:
-            raise ArmfleetError(f"there is no rollout {rollout_id}")
-        return {**found, "state": "done"}
-
-    def label(self, rollout_id: str, success: bool) -> dict[str, Any]:
-        """Keep the operator's verdict on a finished rollout."""
-        if rollout_id == self.rollout:
-            raise ArmfleetError("the rollout is still running", do="label it when it is done")
-        self.rollout_result(rollout_id)
-        self._index.label_rollout(rollout_id, success)
-        return self.rollout_result(rollout_id)
+    async def lower(self) -> dict[str, Any]:
+        """End what runs; the arm goes slowly to where it last lay limp, and is let go."""
+        self.last_used = time.monotonic()
+        answer = await self._worker.request("lower", LOWER_S)
+        self._at_rest = not answer.get("torque")
+        return answer
 
     async def hold(self) -> dict[str, Any]:
         """Stop all motion; torque stays on until the arm is used or released. Raises a worker's refusal."""
-        self.last_used = time.monotonic()
-        answer = await self._at_once("hold")
-        self._at_rest = True
-        return answer
+        return await self._asked("hold")
 
     async def release(self) -> dict[str, Any]:
         """Switch torque off, with the worker or, if it doesn't answer, without it. Raises as `hold`."""
+        return await self._asked("release")
+
+    async def _asked(self, op: str) -> dict[str, Any]:
         self.last_used = time.monotonic()
-        answer = await self._at_once("release")
+        answer = await self._at_once(op)
         self._at_rest = True
         return answer
 
@@ -250,8 +269,8 @@ class ArmDesk:
             self._look_at = now_s + LOOK_S
             self._adopt()
         idle_s, limit_s = now_s - self.last_used, self._config.arm.rest_s
-        limit_s *= ABANDONED if self.claim is not None else 1
-        if self._at_rest or self.rolling_out or idle_s < limit_s or now_s < self._rest_at:
+        limit_s *= ABANDONED if self.claim is not None and not self.claim.series else 1
+        if self._at_rest or self.rollout is not None or idle_s < limit_s or now_s < self._rest_at:
             return
         if not self._heartbeat.reaches(self._fault_code) or self._worker.state != "ready":
             return
@@ -307,12 +326,11 @@ class ArmDesk:
         try:
             await self._let_go()
         finally:
-            lost, self.rollout, episode, self.episode = self.rollout, None, self.episode, None
+            episode, self.episode = self.episode, None
             self._give_back()
         if episode is not None:
             logger.bind(episode=episode).error("episode {} was lost: the arm worker {}", episode, why)
-        if lost is not None:
-            self._note_lost_rollout(lost, why)
+        self.rollouts.lost(why)
         self._adopt()
 
     async def finish(self) -> None:
@@ -324,13 +342,6 @@ class ArmDesk:
                 logger.info("the last episode is saved")
         except TimeoutError:
             logger.error("the episode being saved was not finished within {:g} s", FINISH_S)
-
-    def _note_lost_rollout(self, rollout_id: str, why: str) -> None:
-        known = {key: self._current[key] for key in ("task", "version")}
-        reason = f"the arm worker {why}"
-        self._index.note_lost_rollout(
-            RolloutRecord(id=rollout_id, digest=None, created=now(), reason=reason, **known)
-        )
 
     async def _let_go(self) -> None:
         try:
@@ -346,16 +357,16 @@ class ArmDesk:
             return
         logger.critical("torque may still be on: {}", self.torque_fault)
 
-    async def _take(self, activity: Activity, task: str) -> None:
+    async def _take(self, activity: Activity, task: str, series: bool = False) -> Claim:
         may_claim(self.claim, activity)
         if self._worker.state != "ready":
             raise ArmfleetError(
                 f"the arm worker is {self._worker.state}: {self._worker.reason}", do="try again shortly"
             )
-        self.claim = Claim(activity, task, datetime.now())
-        self._at_rest = False
-        self.last_used = time.monotonic()
+        self.claim = claim = Claim(activity, task, datetime.now(), series)
+        self._at_rest, self.last_used = False, time.monotonic()
         await self._preempt(f"the operator asked for {activity}")
+        return claim
 
     def _give_back(self) -> None:
         self.claim, self.last_used = None, time.monotonic()
@@ -371,20 +382,11 @@ class ArmDesk:
             self._saved(episode_id)
 
     def _rollout_done(self, fields: dict[str, Any]) -> None:
-        rollout_id = str(fields.get("rollout_id"))
-        if rollout_id != self.rollout:
-            logger.warning("the end of a rollout that is not running was reported: {}", rollout_id)
+        if not self.rollouts.over(str(fields.get("rollout_id")), str(fields.get("reason", ""))):
             return
-        self.rollout = None
-        self._give_back()
-        logger.bind(rollout=rollout_id).info("the rollout is over: {}", fields.get("reason", ""))
-        try:
-            self._index.refresh_rollout(rollout_id)
-        except ArmfleetError as error:
-            logger.bind(rollout=rollout_id).error("{}", error)
-        task = asyncio.ensure_future(self._after_rollout())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.last_used = time.monotonic()
+        if self.claim is not None and not self.claim.series:
+            self.rollouts_end()
 
     def status(self) -> dict[str, Any]:
         """For `/status`."""

@@ -31,9 +31,11 @@ from agent.machine import Observer
 from agent.membership import Membership, prepare
 from agent.parking import Parking
 from agent.recording import RecordingDesk
+from agent.series_desk import SeriesDesk
 from agent.state import Index
 from agent.supervision import Worker, WorkerSpec
 from agent.training.statistics import StationStatistics
+from agent.versions import Versions
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import free_bytes
@@ -81,6 +83,7 @@ class Agent:
         self.arm: ArmDesk | None = None
         self.parking: Parking | None = None
         self.recording: RecordingDesk | None = None
+        self.series: SeriesDesk | None = None
         self.supernode = {"state": "unknown", "reason": "the executor has not reported yet"}
         self.decision = Decision(Activity.IDLE, "starting")
         self.window = Verdict(False, "starting")
@@ -95,6 +98,7 @@ class Agent:
         for name in [name for store in stores for name in store.recover()]:
             logger.warning("removed {}: it was being written when the agent was killed", name)
         self.index = Index(config.node.state_dir / "state.sqlite", config.episodes_dir, config.rollouts_dir)
+        self.index.unblind_rollouts()  # a comparison ended with the agent that ran it
         self.judging = Judging(commands[GATE], self._judged)
         self.workers = self._make_workers(commands, cgroup)
         self.episodes = EpisodeDesk(
@@ -115,6 +119,7 @@ class Agent:
             self.recording = RecordingDesk(
                 config, self.arm, self.workers["arm"], self.index, self.judging, self.episodes.change
             )
+            self.series = SeriesDesk(config, self.arm, self.workers["arm"], self._versions)
 
     # ------------------------------------------------------------------ life
 
@@ -166,6 +171,8 @@ class Agent:
             self.parking.tick()
         if self.recording is not None:
             self.recording.tick()
+        if self.series is not None:
+            self.series.tick()
         if self.membership is not None:
             await self._steer_training(self.membership)
             if self.membership.versions.behind and (self._swap is None or self._swap.done()):
@@ -290,6 +297,9 @@ class Agent:
         if self.membership is not None:
             await self.membership.learning.give_way(reason)
 
+    def _versions(self) -> Versions | None:
+        return self.membership.versions if self.membership else None
+
     def _running_version(self) -> int | None:
         running = self.membership.versions.running if self.membership else None
         return running.version if running else None
@@ -330,6 +340,7 @@ class Agent:
             "faults": self.faults,
             "arm": self.arm.status() if self.arm else None,
             "recording": self.recording.status() if self.recording else None,
+            "series": self.series.status() if self.series else None,
             "episodes": self.index.episode_counts(),
             "gate": {"waiting": self.judging.waiting, "fault": self.judging.fault},
             "exchange": self.membership.status() if self.membership else None,

@@ -16,6 +16,7 @@ from loguru import logger
 from agent import session
 from agent.activity import Claim
 from agent.arm import ArmDesk
+from agent.attending import ArmAccount, sentence
 from agent.config import AgentConfig
 from agent.episodes.desk import Change
 from agent.judging import Judging
@@ -27,7 +28,6 @@ from agent.recording_messages import (
     SessionTold,
     SpaceTold,
     StartRecording,
-    arm_told,
     episode_told,
 )
 from agent.room import NEWEST, Space
@@ -36,12 +36,8 @@ from agent.state import Index
 from agent.supervision import Worker
 from shared.errors import ArmfleetError
 
-ASK_S = 0.1
-"""Answers of the arm worker are shared by all terminals for so long."""
 READ_S = 1.0
-"""The same for what the index says of the episodes."""
-ACCOUNT_S = 0.5
-"""Longest wait for the arm worker's account; its last one is shown otherwise."""
+"""What the index says of the episodes is shared by all terminals for so long."""
 
 
 class RecordingDesk:
@@ -67,7 +63,7 @@ class RecordingDesk:
         change: Callable[[Change], Awaitable[dict[str, Any]]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._config, self._arm, self._worker = config, arm, worker
+        self._config, self._arm = config, arm
         self._index, self._judging, self._change, self._clock = index, judging, change, clock
         self._space = Space(config)
         self._starting = False
@@ -76,8 +72,8 @@ class RecordingDesk:
         self._claim: Claim | None = None  # ours on the arm; another one means that ours has ended
         self._attended = float("-inf")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._account: dict[str, Any] = {}
-        self._asked_at = self._read_at = float("-inf")
+        self._account = ArmAccount(arm, worker, clock)
+        self._read_at = float("-inf")
         self._told: list[EpisodeTold] = []
 
     # ------------------------------------------------------------------ what terminals ask
@@ -122,13 +118,11 @@ class RecordingDesk:
         """All that a terminal draws; `keys`: it has keys, so that somebody is there."""
         if keys:
             self._attended = self._clock()
-        await self._ask_worker()
-        status = self._arm.status()
-        troubles = [text for text in (status["fault"], status["torque_fault"]) if text]
+        arm = await self._account.ask()
         answer = Answer(
             node=self._config.node.name,
             session=self._session_told(),
-            arm=arm_told((self._worker.state, self._worker.reason), self._account, troubles),
+            arm=arm,
             space=SpaceTold(
                 minutes=self._space.minutes(),
                 bytes_per_s=self._space.bytes_per_s,
@@ -209,14 +203,14 @@ class RecordingDesk:
         async def work() -> None:
             answer.update(await self._arm.episode_start(plan.task, plan.length_s or float("inf")))
 
-        why = await _sentence(work())
+        why = await sentence(work())
         if why:
             return session.not_started(self._now(), why, self._clock())
         return session.started(self._now(), str(answer["episode"]), self._clock())
 
     async def _save(self, order: Order) -> Step:
         episode = self._now().episode or ""
-        why = await _sentence(self._arm.episode_stop(keep=True))
+        why = await sentence(self._arm.episode_stop(keep=True))
         await self._measure([episode])
         return self._outcome(why)
 
@@ -229,7 +223,7 @@ class RecordingDesk:
         return session.not_saved(plan, why, self._clock())
 
     async def _drop(self, order: Order) -> Step:
-        why = await _sentence(self._arm.episode_stop(keep=False))
+        why = await sentence(self._arm.episode_stop(keep=False))
         if why:  # it is no more all the same: the arm worker had lost it, or died
             logger.warning("discarding episode {}: {}", self._now().episode, why)
         return session.dropped(self._now(), self._clock())
@@ -254,10 +248,10 @@ class RecordingDesk:
         async def work() -> None:
             refused.update((await self._change(wanted))["refused"])
 
-        return await _sentence(work()) or " ".join(refused.values())
+        return await sentence(work()) or " ".join(refused.values())
 
     async def _come_back(self, order: Order) -> Step:
-        why = await _sentence(self._follow(self._now().task))
+        why = await sentence(self._follow(self._now().task))
         if why:
             return session.not_followed(self._now(), why, self._clock())
         return session.followed(self._now(), self._clock())
@@ -265,7 +259,7 @@ class RecordingDesk:
     async def _end(self, order: Order) -> Step:
         why = ""
         if self._claim is not None and self._arm.claim is self._claim:
-            why = await _sentence(self._arm.session_stop())
+            why = await sentence(self._arm.session_stop())
         self._claim = None
         return session.ended(self._now(), why, self._clock())
 
@@ -284,15 +278,6 @@ class RecordingDesk:
         return self._plan
 
     # ------------------------------------------------------------------ telling
-
-    async def _ask_worker(self) -> None:
-        if self._clock() - self._asked_at < ASK_S:
-            return
-        self._asked_at = self._clock()
-        try:
-            self._account = await self._worker.request("status", ACCOUNT_S)
-        except ArmfleetError:  # busy, or not there; the heartbeat looks after one that hangs
-            self._account = self._arm.status()["hardware"]
 
     def _session_told(self) -> SessionTold | None:
         plan, now = self._plan, self._clock()
@@ -323,15 +308,3 @@ class RecordingDesk:
             rows = self._index.episodes_named(self._plan.kept)
             self._told = [told for told in map(episode_told, rows) if told is not None]
         return self._told
-
-
-async def _sentence(work: Awaitable[Any]) -> str:
-    """Do it; why it failed, empty if it did not. Never raises: a session must not be stuck half-way."""
-    try:
-        await work
-    except ArmfleetError as error:
-        return str(error)
-    except Exception as error:
-        logger.exception("a step of the session failed")
-        return f"{type(error).__name__}: {error}"
-    return ""

@@ -71,6 +71,9 @@ class JointTold(Told):
     name: str
     position: float | None = None
     """Degrees; the gripper 0..100."""
+    low: float | None = None
+    high: float | None = None
+    """Where goals of the policy may lie."""
     temperature: int | None = None
     load: int | None = None
     """Permille of full torque, signed."""
@@ -156,6 +159,7 @@ def arm_told(worker: tuple[str, str], account: dict[str, Any], troubles: list[st
     if fault and not troubles:
         troubles = [str(fault.get("what", ""))]
     joints, pose = health.get("joints") or {}, account.get("pose") or [None] * len(JOINTS)
+    limits = account.get("limits") or [(None, None)] * len(JOINTS)
     voltages = [joint["voltage"] for joint in joints.values() if joint.get("voltage")]
     return ArmTold(
         state=worker[0],
@@ -165,8 +169,10 @@ def arm_told(worker: tuple[str, str], account: dict[str, Any], troubles: list[st
         frames=int((account.get("recording") or {}).get("frames", 0)),
         voltage=min(voltages, default=None),
         joints=[
-            JointTold.model_validate({**joints.get(name, {}), "name": name, "position": at})
-            for name, at in zip(JOINTS, pose, strict=True)
+            JointTold.model_validate(
+                {**joints.get(name, {}), "name": name, "position": at, "low": low, "high": high}
+            )
+            for name, at, (low, high) in zip(JOINTS, pose, limits, strict=True)
         ],
         cameras=[
             CameraTold.model_validate({**camera, "name": name})

@@ -140,6 +140,16 @@ class Index:
         self._rollouts.label(rollout_id, success)
         self.refresh_rollout(rollout_id)
 
+    def discard_rollout(self, rollout_id: str) -> None:
+        """Take one out of the count. Raises as `refresh_rollout`."""
+        self._rollouts.discard(rollout_id)
+        self.refresh_rollout(rollout_id)
+
+    def unblind_rollouts(self) -> None:
+        """Show which versions ran."""
+        for rollout_id in self._rollouts.unblind():
+            self.refresh_rollout(rollout_id)
+
     def rollout(self, rollout_id: str) -> dict[str, Any] | None:
         """One finished rollout; None if there is none of that id."""
         with Session(self._engine) as session:

@@ -1,15 +1,16 @@
-"""Which version the resident policy executes, and its swap to the promoted one.
+"""Which version the resident policy executes: the promoted one, or what a series of rollouts asks for.
 
 The policy worker loads the base by itself; the agent tells it which adapter to put over it. After a swap
 the digest of the live tensors, which the worker computes anew, must be the one that TUF vouched for, and
 the actions on a fixed probe must have changed: only then is the version called running. A swap never
-happens during a rollout.
+happens during a rollout; in a series, whose claim makes the policy busy, between two.
 """
 
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from loguru import logger
 
@@ -17,6 +18,9 @@ from agent.exchange.inbox import Accepted, Inbox
 from agent.supervision import Worker
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+
+Slot = Literal["promoted", "candidate", "previous"]
+"""How an operator names a version: by what it is here, not by its number."""
 
 RETRY_S = 15.0
 """Pause after a refused swap: the policy can't be used while it is being changed."""
@@ -48,6 +52,8 @@ class Versions:
         self._refused, self._retry_at = "", 0.0  # digest of the version, and when it may be tried again
         self.fault = ""
         """Why the promoted version is not running; empty if it is, or if there is none."""
+        self.blinded = False
+        """Two versions are being compared: which one runs is for nobody's eyes."""
 
     def policy_restarted(self) -> None:
         """The policy worker holds the base alone again."""
@@ -74,6 +80,41 @@ class Versions:
             )
         if self._lock.locked():
             raise ArmfleetError("the policy is being changed to another version", do="try again shortly")
+
+    @property
+    def promoted(self) -> Accepted | None:
+        """What the policy should execute; None: the base alone."""
+        return self._inbox.slots.get("promoted")
+
+    def named(self, slot: Slot) -> Accepted:
+        """The version that an operator means.
+
+        Raises:
+            ArmfleetError: VERSION_REFUSED: there is none.
+        """
+        found = self._inbox.previous if slot == "previous" else self._inbox.slots.get(slot)
+        if found is None:
+            raise ArmfleetError(
+                f"there is no {slot} version on this workstation",
+                do="see `armfleet status`: versions come with the check-ins",
+                code=ExitCode.VERSION_REFUSED,
+            )
+        return found
+
+    def folder(self, accepted: Accepted) -> Path:
+        """Where its adapter lies."""
+        return self._inbox.folder(accepted)
+
+    async def use(self, wanted: Accepted) -> None:
+        """Bring the policy to `wanted`, for whoever keeps it busy; nothing to do if it executes it already.
+
+        Raises:
+            ArmfleetError: the policy isn't ready, or refuses it.
+        """
+        self.check_usable()
+        async with self._lock:
+            if self.running is None or self.running.tensors_digest != wanted.tensors_digest:
+                await self._swap(wanted)
 
     async def follow(self) -> None:
         """Bring the policy to the promoted version, if it may change now; failures are kept in `fault`."""
@@ -127,7 +168,8 @@ class Versions:
         return {
             "promoted": _show(slots.get("promoted")),
             "candidate": _show(slots.get("candidate")),
-            "running": _show(self.running),
+            "running": None if self.blinded else _show(self.running),
+            "blinded": self.blinded,
             "fault": self.fault,
         }
 

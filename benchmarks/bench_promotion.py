@@ -1,4 +1,4 @@
-"""How often the comparison of `coordinator.comparison` promotes, and how many rollouts it takes.
+"""How often the comparison of `shared.comparison` promotes, and how many rollouts it takes.
 
     make bench-promotion       # SEED=n for other simulated comparisons
 
@@ -48,9 +48,9 @@ from benchmarks.fixed_size import (
     pairs_needed,
 )
 from benchmarks.outcome import measured
-from coordinator.comparison import MAX_PAIRS, START, WHOLE, Pair, compare, stake
 from coordinator.evaluation.jobs import batch_of
 from coordinator.promotion import draw_pairs
+from shared.comparison import MAX_PAIRS, START, WHOLE, Pair, compare, stake
 
 ROOT = Path(__file__).resolve().parents[1]
 RATIO_TARGET = 0.6

@@ -47,7 +47,7 @@ def list_(
     as_json: JsonOption = False,
 ) -> None:
     """List episodes, oldest first."""
-    found = _select(_load(config), task, verdict, day, split)
+    found = _select(load(config), task, verdict, day, split)
     if as_json:
         for record in found:
             typer.echo(record.model_dump_json())
@@ -83,7 +83,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one episode: verdict with reasons, label, split, digest; with --html also curves and pictures."""
-    loaded = _load(config)
+    loaded = load(config)
     record = _store(loaded).read(episode)
     if html is not None:
         from agent.episodes.page import write_page
@@ -102,7 +102,7 @@ def play(
     config: Config = AGENT_TOML,
 ) -> None:
     """Open an episode in Rerun; where it isn't installed, write its page instead."""
-    loaded = _load(config)
+    loaded = load(config)
     record = _store(loaded).read(episode)
     folder = loaded.episodes_dir / episode
     if importlib.util.find_spec("rerun") is None:
@@ -173,7 +173,7 @@ def import_(
     """Import datasets, one episode folder each; the gate judges them. The source is only read."""
     from cli.importing import run
 
-    loaded = _load(config)
+    loaded = load(config)
     raise typer.Exit(run(loaded, [path.expanduser().absolute() for path in datasets], as_json))
 
 
@@ -190,7 +190,7 @@ def export(
     named."""
     from agent.episodes.exporting import export as write
 
-    loaded = _load(config)
+    loaded = load(config)
     if episodes:
         chosen = [_store(loaded).read(episode) for episode in dict.fromkeys(episodes)]
     else:
@@ -211,7 +211,7 @@ def catalogue(config: Config = AGENT_TOML) -> None:
     """Write datasets.toml, the catalogue of the store, into the state folder."""
     from agent.episodes.desk import catalogue as offline
 
-    loaded = _load(config)
+    loaded = load(config)
     answer = write_through(
         loaded,
         lambda client: client.post("/episodes/catalogue", {}, timeout_s=60),
@@ -254,10 +254,11 @@ def agent_client(config: "AgentConfig") -> "UdsClient | None":
     try:
         return UdsClient(config.node.socket) if config.node.socket.exists() else None
     except PermissionError as error:
-        raise _not_in_the_group(config.node.socket) from error
+        raise not_in_the_group(config.node.socket) from error
 
 
-def _not_in_the_group(path: Path) -> ArmfleetError:
+def not_in_the_group(path: Path) -> ArmfleetError:
+    """This user may not read the agent's files."""
     return ArmfleetError(
         f"{path} is not open to this user",
         do="sudo usermod -aG armfleet USER, and log in again; then check with `armfleet doctor`",
@@ -269,7 +270,7 @@ def _change(config: Path, op: str, episodes: list[str], **fields: Any) -> dict[s
 
     from agent.episodes.desk import Change, change
 
-    loaded = _load(config)
+    loaded = load(config)
     try:
         wanted = Change.model_validate({"op": op, "episodes": episodes, **fields})
     except ValidationError as error:
@@ -289,7 +290,8 @@ def _change(config: Path, op: str, episodes: list[str], **fields: Any) -> dict[s
     return answer
 
 
-def _load(config: Path) -> "AgentConfig":
+def load(config: Path) -> "AgentConfig":
+    """agent.toml, with warnings of what is read then on standard error."""
     from loguru import logger
 
     from agent.config import load_agent_config
@@ -305,7 +307,7 @@ def _store(config: "AgentConfig") -> Any:
     try:
         return EpisodeStore(config.episodes_dir, config.split)
     except PermissionError as error:
-        raise _not_in_the_group(config.episodes_dir) from error
+        raise not_in_the_group(config.episodes_dir) from error
 
 
 def _select(config: "AgentConfig", task: str, verdict: str, day: str, split: str) -> list["EpisodeRecord"]:

@@ -12,6 +12,8 @@ import typer
 from typer.core import TyperGroup
 
 from cli.episodes import app as episodes_app
+from cli.rollouts import app as rollouts_app
+from cli.rollouts import evaluate, rollout
 from cli.training import app as training_app
 from cli.versions import (
     AGENT_SOCKET,
@@ -55,6 +57,9 @@ app.add_typer(versions_app, name="versions")
 app.add_typer(arm_app, name="arm")
 app.add_typer(sim_app, name="sim")
 app.add_typer(episodes_app, name="episodes")
+app.add_typer(rollouts_app, name="rollouts")
+app.command()(rollout)
+app.command()(evaluate)
 app.add_typer(training_app, name="training")
 
 AgentConfigOption = Annotated[Path, typer.Option("--config", help="agent.toml")]

@@ -5,55 +5,38 @@ another one goes on.
 """
 
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
 
-from agent.recording_messages import ATTENDED_S, Answer, SessionTold, StartRecording
+from agent.recording_messages import Answer, SessionTold, StartRecording
 from agent.session import Act, Phase
-from cli.keys import ENTER, Keys
+from cli.attending import (
+    ENDS,
+    LOST_TERMINAL,
+    POLL_S,
+    STARTS,
+    Detached,
+    Finger,
+    Line,
+    read_key,
+    signals,
+)
+from cli.keys import Keys
 from cli.recording_picture import Picture, picture_on
 from cli.recording_summary import as_json as summary_as_json
 from cli.recording_summary import exit_code, show
 from shared.errors import ArmfleetError
-from shared.exit_codes import ExitCode
 from shared.uds import UdsClient
 
 FOLLOW_S = 40.0
 """Longest wait for the follower to come to the leader; the agent gives up after 30 s."""
-POLL_S = 0.2
-"""Between two pictures: well below what the agent takes for a lost terminal (ATTENDED_S)."""
-AWAY_S = 15.0
-"""An agent that does not answer for so long is reported; systemd starts one that died within seconds."""
-SAME_KEY_S = 0.7
-"""A key that comes again sooner is one that is held down, or a nervous finger: it counts once."""
 JUDGED_S = 180.0
 """Longest wait at the end for the gate, which has judged most episodes by then."""
-LOST_TERMINAL = 129
-"""Exit status without a terminal: 128 and the number of SIGHUP, as a shell has it."""
-
-assert POLL_S * 5 < ATTENDED_S
-
-ESCAPE = "\x1b"
-ARROWS = {"[C": " ", "OC": " ", "[D": "d", "OD": "d"}
-"""LeRobot's recorder has the arrow keys: right ends an episode, left records it again."""
-ESCAPE_S = 0.05
-"""The rest of an arrow key's sequence comes at once; Esc alone has none."""
 ACTS = {"d": Act.DISCARD, "s": Act.SUCCESS, "f": Act.FAILURE, "p": Act.PAUSE}
-STARTS = frozenset({" ", ENTER})
-ENDS = frozenset({"q", "\x03", "\x04", ESCAPE})
-"""q, Ctrl-C, Ctrl-D, Esc."""
-
-
-class Detached(Exception):
-    """The terminal is gone, or only watched and has seen enough; the session goes on."""
 
 
 def wanted(
@@ -93,7 +76,7 @@ def run(socket: Path, new: StartRecording | None, watch: bool, as_json: bool) ->
     client = UdsClient(socket)
     try:
         first = _begin(console, client, new)
-        return _attend(console, Line(client, keys=not watch), first, as_json)
+        return _attend(console, Line(client, "/recording", Answer, keys=not watch), first, as_json)
     finally:
         client.close()
 
@@ -109,9 +92,9 @@ def _begin(console: Console, client: UdsClient, new: StartRecording | None) -> A
     return answer
 
 
-def _attend(console: Console, line: "Line", first: Answer, as_json: bool) -> int:
+def _attend(console: Console, line: Line[Answer], first: Answer, as_json: bool) -> int:
     try:
-        with _signals(), Keys() as keys:
+        with signals(), Keys() as keys:
             with picture_on(console, line.keys) as picture:
                 answer = Conversation(line, keys, picture).run(first)
             answer = await_verdicts(console, line, keys, answer)
@@ -126,52 +109,20 @@ def _attend(console: Console, line: "Line", first: Answer, as_json: bool) -> int
     return exit_code(session)
 
 
-class Line:
-    """The way to the agent, which may be away for a while.
+def ask(line: Line[Answer], last: Answer) -> Answer:
+    """The newest answer, of the same session.
 
-    Args:
-        client: Of the agent.
-        keys: This terminal has the keys, and says so with every question.
-        clock: Monotonic, seconds.
+    Raises:
+        ArmfleetError: the agent is away for long, or has begun anew without the session.
     """
-
-    def __init__(self, client: UdsClient, keys: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._client, self.keys, self._clock = client, keys, clock
-        self._answered = clock()
-        self.away = ""
-        """Why the last answer is old."""
-
-    def ask(self, last: Answer) -> Answer:
-        """The newest answer, or `last` while the agent is away for less than AWAY_S.
-
-        Raises:
-            ArmfleetError: it is away for longer, or has begun anew without the session.
-        """
-        try:
-            told = self._client.post("/recording/attend", {}) if self.keys else self._client.get("/recording")
-        except ArmfleetError as error:
-            gone_s = self._clock() - self._answered
-            if error.code is not ExitCode.COORDINATOR_AWAY or gone_s > AWAY_S:
-                raise
-            self.away = f"the agent has not answered for {gone_s:.0f} s"
-            return last
-        self._answered, self.away = self._clock(), ""
-        answer, before = Answer.model_validate(told), _session(last)
-        if answer.session is None or answer.session.id != before.id:
-            raise ArmfleetError(
-                "the agent began anew, and the session is over",
-                kept=f"the episodes {', '.join(before.kept)}" if before.kept else "",
-                do=f"record the other {before.wanted - len(before.kept)} in a new session",
-            )
-        return answer
-
-    def press(self, act: Act) -> None:
-        """Tell the agent. While it is away, `ask` says so: the key counts for nothing."""
-        try:
-            self._client.post("/recording/act", {"act": act.value})
-        except ArmfleetError as error:
-            if error.code is not ExitCode.COORDINATOR_AWAY:
-                raise
+    answer, before = line.ask(last), _session(last)
+    if answer.session is None or answer.session.id != before.id:
+        raise ArmfleetError(
+            "the agent began anew, and the session is over",
+            kept=f"the episodes {', '.join(before.kept)}" if before.kept else "",
+            do=f"record the other {before.wanted - len(before.kept)} in a new session",
+        )
+    return answer
 
 
 class Conversation:
@@ -185,28 +136,28 @@ class Conversation:
     """
 
     def __init__(
-        self, line: Line, keys: Keys, picture: Picture, clock: Callable[[], float] = time.monotonic
+        self, line: Line[Answer], keys: Keys, picture: Picture, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._line, self._keys, self._picture, self._clock = line, keys, picture, clock
-        self._pressed: dict[str, float] = {}
+        self._line, self._keys, self._picture = line, keys, picture
+        self._finger = Finger(keys, clock)
 
     def run(self, answer: Answer) -> Answer:
         """The last answer, of a session that is done.
 
         Raises:
             Detached: no keys will come any more, or a watcher leaves.
-            ArmfleetError: as `Line.ask`.
+            ArmfleetError: as `ask`.
         """
         while True:
             self._picture.show(answer, self._line.away)
             if _session(answer).phase is Phase.DONE:
                 return answer
-            key = self._key()
+            key = self._finger.key()
             if self._line.keys:
                 self._act(key, _session(answer).phase)
             elif key in ENDS:
                 raise Detached
-            answer = self._line.ask(answer)
+            answer = ask(self._line, answer)
 
     def _act(self, key: str | None, phase: Phase) -> None:
         """By the phase that the person saw: a key that comes late never means the opposite."""
@@ -214,32 +165,7 @@ class Conversation:
             raise Detached
         act = act_of(key, phase)
         if act is not None:
-            self._line.press(act)
-
-    def _key(self) -> str | None:
-        """The next one, held-down ones once; None if there is none for a while."""
-        if self._keys.ended:  # a watcher without a terminal
-            time.sleep(POLL_S)
-            return None
-        key = read_key(self._keys, POLL_S)
-        if key is None:
-            return None
-        now, before = self._clock(), self._pressed.get(key, float("-inf"))
-        self._pressed[key] = now
-        return key if now - before >= SAME_KEY_S else None
-
-
-def read_key(keys: Keys, wait_s: float) -> str | None:
-    """One key; arrow keys as what they do, other sequences not at all."""
-    key = keys.get(wait_s)
-    if key != ESCAPE:
-        return key
-    rest = ""
-    while (more := keys.get(ESCAPE_S)) is not None:
-        rest += more
-        if (more.isalpha() and rest != "O") or more == "~":
-            break
-    return ARROWS.get(rest) if rest else ESCAPE
+            self._line.press(act.value)
 
 
 def act_of(key: str | None, phase: Phase) -> Act | None:
@@ -252,7 +178,7 @@ def act_of(key: str | None, phase: Phase) -> Act | None:
     return Act.END if key in ENDS else ACTS.get(key)
 
 
-def await_verdicts(console: Console, line: Line, keys: Keys, answer: Answer) -> Answer:
+def await_verdicts(console: Console, line: Line[Answer], keys: Keys, answer: Answer) -> Answer:
     """Until the gate has judged all that is kept, for JUDGED_S at most, or until a key that ends it."""
     deadline = time.monotonic() + JUDGED_S
     with console.status("") as status:
@@ -263,7 +189,7 @@ def await_verdicts(console: Console, line: Line, keys: Keys, answer: Answer) -> 
                 time.sleep(POLL_S)
             elif read_key(keys, POLL_S) in ENDS:
                 break
-            answer = line.ask(answer)
+            answer = ask(line, answer)
     return answer
 
 
@@ -275,19 +201,3 @@ def _waiting(answer: Answer) -> int:
 def _session(answer: Answer) -> SessionTold:
     assert answer.session is not None
     return answer.session
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """A terminal that is closed, or a command that is told to end, gives the terminal back as it was."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise Detached
-
-    numbers = (signal.SIGHUP, signal.SIGTERM)
-    before: dict[Any, Any] = {number: signal.signal(number, leave) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

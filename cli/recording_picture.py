@@ -54,8 +54,7 @@ class Lines:
     """For a log: a line for each thing that changes."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._said: dict[str, str] = {}
+        self._tell = Teller(console).tell
 
     def show(self, answer: Answer, away: str) -> None:
         """Print what is new."""
@@ -72,7 +71,16 @@ class Lines:
             )
         self._tell("troubles", " ".join(text.plain for text in trouble_lines(answer, away)))
 
-    def _tell(self, about: str, words: str) -> None:
+
+class Teller:
+    """Prints what changed, with the time."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said: dict[str, str] = {}
+
+    def tell(self, about: str, words: str) -> None:
+        """Print `words` unless they were the last said `about` this; empty ones only end what was said."""
         if self._said.get(about, "") != words:
             self._said[about] = words
             if words:

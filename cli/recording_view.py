@@ -13,21 +13,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from agent.recording_messages import Answer, ArmTold, CameraTold, EpisodeTold, JointTold, SessionTold
-from agent.robot.joints import GRIPPER, JOINTS
-from agent.robot.safety import COOL_C, FULL_LOAD, LOAD_GONE, WARM_C
+from agent.recording_messages import Answer, ArmTold, EpisodeTold, SessionTold
 from agent.session import WAITING, Phase
-from shared.policy.rtc import CONTROL_HZ
+from cli.arm_view import BAR, clock, hardware, state_of
 
-REACH = 120.0
-"""Degrees at the ends of a joint's bar: an SO-101's joints turn about 100 to either side, the wrist more."""
-BAR = 21
-STALE_S, LOST_S = 0.1, 0.5
-"""Age of a picture: three frames late at 30 Hz; half of what counts as lost (agent.robot.cameras.LOST_S)."""
-SLOW = 0.9
-"""Share of the loop's rate below which a camera repeats pictures."""
-LATE = 1.2
-"""Period of the loop, as a share of its nominal one, at which it is late."""
 SHORT_MINUTES, LOW_MINUTES = 10, 30
 FIXED_LINES = 17
 """Lines of the view besides episodes and troubles."""
@@ -70,7 +59,7 @@ class Screen:
         room = max(2, console.size.height - FIXED_LINES)
         wrapped = (text.wrap(console, options.max_width) for text in trouble_lines(answer, self._away))
         troubles = [line for lines in wrapped for line in lines][: room - 1]
-        parts: list[RenderableType] = [_head(answer), _stand(answer, session), _hardware(answer.arm)]
+        parts: list[RenderableType] = [_head(answer), _stand(answer, session), hardware(answer.arm)]
         parts += [Text(), _counts(answer, session), _episodes(answer.episodes[len(troubles) - room :])]
         return [Group(*parts, *troubles, Text(), Text.from_markup(_help(session, self._keys)))]
 
@@ -80,21 +69,11 @@ def _head(answer: Answer) -> RenderableType:
     grid = Table.grid(expand=True)
     grid.add_column(no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
-    right = Text()
-    right.append(*_loop(arm.period_ms))
-    if arm.voltage is not None:
-        right.append(f"   {arm.voltage:.1f} V")
-    right.append("   torque on" if arm.torque else "   torque off", "" if arm.torque else "dim")
+    right = state_of(arm)
     colour = "red" if space.minutes < SHORT_MINUTES else "yellow" if space.minutes < LOW_MINUTES else "green"
     right.append("   room for ").append(minutes(space.minutes) + ("" if space.measured else "*"), colour)
     grid.add_row(Text(f"armfleet record · {answer.node}", "bold"), right)
     return grid
-
-
-def _loop(period_ms: float | None) -> tuple[str, str]:
-    if period_ms is None:
-        return "loop stands", "dim"
-    return f"loop {period_ms:4.1f} ms", "green" if period_ms < LATE * 1e3 / CONTROL_HZ else "yellow"
 
 
 def minutes(value: float) -> str:
@@ -136,11 +115,6 @@ def _what(session: SessionTold, arm: ArmTold) -> str:
     }[session.phase]
 
 
-def clock(seconds: float) -> str:
-    """m:ss."""
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
-
-
 def _progress(session: SessionTold) -> RenderableType:
     """Of the episode or the reset; else of the session."""
     if session.phase is Phase.RECORDING:
@@ -149,82 +123,6 @@ def _progress(session: SessionTold) -> RenderableType:
         gone = session.reset_s - (session.left_s or 0.0)
         return ProgressBar(session.reset_s, gone, complete_style="cyan", finished_style="cyan")
     return ProgressBar(session.wanted, len(session.kept), complete_style="green")
-
-
-def _hardware(arm: ArmTold) -> RenderableType:
-    """Joints on the left, cameras on the right."""
-    sides = Table.grid(padding=(0, 2))
-    sides.add_row(_joints(arm.joints), _cameras(arm.cameras))
-    return sides
-
-
-def _joints(joints: Sequence[JointTold]) -> RenderableType:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    table.add_column("joint", no_wrap=True)
-    table.add_column("")
-    table.add_column("deg", justify="right", min_width=6)
-    table.add_column("°C", justify="right", min_width=3)
-    table.add_column("load", justify="right", min_width=4)
-    for number, joint in enumerate(joints, 1):
-        table.add_row(
-            f"{number} {joint.name}",
-            Text(bar(joint), "cyan"),
-            "-" if joint.position is None else f"{joint.position:.1f}",
-            _temperature(joint.temperature),
-            _load(joint.load),
-        )
-    return table
-
-
-def bar(joint: JointTold, width: int = BAR) -> str:
-    """Where a joint is between both ends of what it can do; the middle is marked."""
-    line = ["·"] * width
-    low = 0.0 if joint.name == JOINTS[GRIPPER] else -REACH
-    if low:
-        line[width // 2] = "┼"
-    if joint.position is not None:
-        high = 100.0 if not low else REACH
-        share = (joint.position - low) / (high - low)
-        line[min(width - 1, max(0, round(share * (width - 1))))] = "█"
-    return "".join(line)
-
-
-def _temperature(value: int | None) -> Text:
-    if value is None:
-        return Text("-", "dim")
-    return Text(str(value), "red" if value >= WARM_C else "yellow" if value >= COOL_C else "green")
-
-
-def _load(permille: int | None) -> Text:
-    if permille is None:
-        return Text("-", "dim")
-    amount = abs(permille)
-    colour = "red" if amount >= FULL_LOAD else "yellow" if amount >= LOAD_GONE else ""
-    return Text(f"{amount / 10:.0f} %", colour)
-
-
-def _cameras(cameras: Sequence[CameraTold]) -> RenderableType:
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    table.add_column("camera", no_wrap=True, max_width=10, overflow="ellipsis")
-    table.add_column("/s", justify="right", min_width=4)
-    table.add_column("age", justify="right", min_width=4)
-    for camera in cameras:
-        table.add_row(camera.name, _rate(camera.rate_hz), _age(camera))
-    return table
-
-
-def _rate(rate: float | None) -> Text:
-    if rate is None:
-        return Text("-", "dim")
-    return Text(f"{rate:.1f}", "green" if rate >= SLOW * CONTROL_HZ else "yellow")
-
-
-def _age(camera: CameraTold) -> Text:
-    age = camera.age_s
-    if not camera.connected or age is None:
-        return Text("lost", "red")
-    text = f"{age:.1f} s" if age >= 1 else f"{age * 1e3:.0f} ms"
-    return Text(text, "red" if age >= LOST_S else "yellow" if age >= STALE_S else "green")
 
 
 def _counts(answer: Answer, session: SessionTold) -> Text:

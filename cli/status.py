@@ -132,6 +132,11 @@ def agent_words(status: dict[str, Any]) -> tuple[str, str]:
             f"session: {recording['kept']} of {recording['wanted']} episodes kept, {recording['phase']}; "
             + ("a terminal has its keys" if recording["attended"] else "armfleet record goes on with it")
         )
+    if series := status.get("series"):
+        lines.append(
+            f"series: {series['done']} of {series['wanted']} rollouts done, {series['phase']}; "
+            + ("a terminal has its keys" if series["attended"] else "armfleet rollout goes on with it")
+        )
     if arm := status["arm"]:
         lines += [text for text in (arm["fault"], arm["torque_fault"], *arm.get("warnings", [])) if text]
     counts = status["episodes"]
@@ -148,8 +153,9 @@ def agent_words(status: dict[str, Any]) -> tuple[str, str]:
 def _exchange_words(exchange: dict[str, Any]) -> list[str]:
     versions, age = exchange["versions"], exchange["last_check_in_s"]
     running = versions["running"]
+    executes = f"version {running['version']}, digest proven" if running else "the base alone"
     lines = [
-        f"policy: version {running['version']}, digest proven" if running else "policy: the base alone",
+        f"policy: {'for nobody to know while two are compared' if versions['blinded'] else executes}",
         f"exchange: last check-in {'never' if age is None else f'{age:.0f} s ago'}, "
         f"{exchange['outbox']['updates']} updates wait",
     ]

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from coordinator.comparison import EDGE, Pair
+from shared.comparison import EDGE, Pair
 
 type Labels = Mapping[str, Mapping[str, str]]
 """Station, task: its rollouts' labels in the order in which they ran, "1" success, "0" failure."""

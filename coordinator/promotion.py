@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Literal
 
-from coordinator.comparison import MAX_PAIRS, Pair, compare, draw_tasks
+from shared.comparison import MAX_PAIRS, Pair, compare, draw_tasks
 
 type Results = Mapping[str, Sequence[int]]
 """Task: 1 for each rollout that succeeded, 0 for each that did not; entry i is of the task's scene i."""

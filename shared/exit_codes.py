@@ -37,6 +37,7 @@ class ExitCode(IntEnum):
     BASE_MISSING = 40
     BASE_MISMATCH = 41
     DEVICE_MISSING = 42
+    POLICY_MISFIT = 43
 
     # exchange, as a workstation sees it
     COORDINATOR_AWAY = 50

@@ -26,6 +26,8 @@ TORCH_FREE = [
     "cli.doctor.report",
     "cli.main",
     "cli.record",
+    "cli.rollout",
+    "cli.rollout_report",
     "coordinator.daemon",
     "coordinator.exchange.server_app",
 ]

@@ -18,7 +18,7 @@ def field_results(records: Iterable[RolloutRecord], judged: Sequence[JudgedVersi
     """Results of the versions asked about, in that order; of each the task that was tried first comes first.
 
     A rollout that says nothing, neither labelled nor ended by an unsafe arm, nor with its interventions
-    counted, is left out.
+    counted, is left out; one of a blinded comparison until that is over: what is reported is shown here, too.
 
     Args:
         records: All rollouts of this workstation.
@@ -36,7 +36,8 @@ def field_results(records: Iterable[RolloutRecord], judged: Sequence[JudgedVersi
 
 
 def _is_of(record: RolloutRecord, version: JudgedVersion) -> bool:
-    return record.version == version.version and record.digest in (None, version.tensors_digest)
+    same = record.version == version.version and record.digest in (None, version.tensors_digest)
+    return same and not record.blinded
 
 
 def _says_something(record: RolloutRecord) -> bool:

@@ -4,6 +4,8 @@ What a person labels here is what a robot reports about a version (`agent.evalua
 traces stay on the workstation.
 """
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 
 from loguru import logger
@@ -14,6 +16,18 @@ from shared.exit_codes import ExitCode
 from shared.files import remove_in_progress, write_atomic
 
 FILE, TRACE, VIDEO = "rollout.json", "trace.jsonl", "video.mp4"
+
+LATENCY_EDGES_MS = (10, 20, 30, 40, 60, 80, 100, 150, 200, 300, 400, 600, 800, 1000)
+"""Bins of a rollout's latencies end below these; the last one has no end. A chunk of 8 actions at 10 Hz lasts
+800 ms, one of 50 five seconds."""
+
+
+def latency_counts(latencies_ms: Sequence[float]) -> list[int]:
+    """How many latencies fall into each bin: one more number than there are edges."""
+    counts = [0] * (len(LATENCY_EDGES_MS) + 1)
+    for latency in latencies_ms:
+        counts[bisect_right(LATENCY_EDGES_MS, latency)] += 1
+    return counts
 
 
 class RolloutFigures(BaseModel):
@@ -28,8 +42,43 @@ class RolloutFigures(BaseModel):
     """Ticks without an action; the arm held."""
     latency_ms_mean: float = 0.0
     latency_ms_max: float = 0.0
+    latency_counts: list[int] = []
+    """By `LATENCY_EDGES_MS`; empty in records of earlier versions of armfleet."""
     period_ms_mean: float = 0.0
     period_ms_max: float = 0.0
+
+
+class SeriesPlace(BaseModel):
+    """Where a rollout belongs in a series (`agent.series`)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    series: str
+    place: int
+    """In the order that was drawn, from 0; of a comparison, 2 n and 2 n + 1 are a pair."""
+    seed: int | None
+    """Of the lots that drew it; None where that would tell which version ran."""
+    paired: bool
+
+
+class RolloutWanted(BaseModel):
+    """What the agent asks of the arm worker."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rollout_id: str
+    task: str
+    start_pose: list[float] | None = None
+    """(6,) units, where the arm goes first; None: from where it is."""
+    max_s: float
+    version: int | None = None
+    """What the policy should execute; its answers say what it does."""
+    place: SeriesPlace | None = None
+
+    @property
+    def blinded(self) -> bool:
+        """What executes is for nobody's eyes: two versions are compared."""
+        return self.place is not None and self.place.paired
 
 
 class RolloutRecord(BaseModel):
@@ -52,6 +101,20 @@ class RolloutRecord(BaseModel):
     """The label; None until someone gave it."""
     interventions: int | None = None
     """How often the operator took over; None: nobody counted."""
+    place: SeriesPlace | None = None
+    """None: no part of a series."""
+    blinded: bool = False
+    """Version and digest are for nobody's eyes now: the comparison is not over."""
+    discarded: bool = False
+    """Was done again at once: it counts for nothing, and has no label."""
+
+    @property
+    def shown(self) -> "RolloutRecord":
+        """What may be shown: while it is blinded nothing that tells the version."""
+        if not self.blinded:
+            return self
+        place = self.place and self.place.model_copy(update={"seed": None})
+        return self.model_copy(update={"version": None, "digest": None, "place": place})
 
 
 class RolloutStore:
@@ -101,10 +164,32 @@ class RolloutStore:
     def label(self, rollout_id: str, success: bool) -> RolloutRecord:
         """Say whether the attempt succeeded; durable when it returns. A later label replaces an earlier
         one, also in the next report to the coordinator, which then judges by it; what was decided before
-        stays decided."""
-        record = self.read(rollout_id).model_copy(update={"success": success})
-        write_atomic(self.folder(rollout_id) / FILE, record.model_dump_json(indent=1) + "\n")
+        stays decided.
+
+        Raises:
+            ArmfleetError: it was discarded; or as `read`.
+        """
+        if self.read(rollout_id).discarded:
+            raise ArmfleetError(f"the rollout {rollout_id} was discarded and done again", kept="its files")
+        record = self._update(rollout_id, success=success)
         logger.bind(rollout=rollout_id, version=record.version).info(
             "rollout {} is labelled {}", rollout_id, "a success" if success else "a failure"
         )
+        return record
+
+    def discard(self, rollout_id: str) -> RolloutRecord:
+        """Take an attempt, and its label, out of the count; its files stay. Raises as `read`."""
+        logger.bind(rollout=rollout_id).info("rollout {} is discarded", rollout_id)
+        return self._update(rollout_id, success=None, discarded=True)
+
+    def unblind(self) -> list[str]:
+        """No comparison goes on: which version ran may be shown; the ids of those of which it was hidden."""
+        blinded = [record.id for record in self.records() if record.blinded]
+        for rollout_id in blinded:
+            self._update(rollout_id, blinded=False)
+        return blinded
+
+    def _update(self, rollout_id: str, **fields: object) -> RolloutRecord:
+        record = self.read(rollout_id).model_copy(update=fields)
+        write_atomic(self.folder(rollout_id) / FILE, record.model_dump_json(indent=1) + "\n")
         return record

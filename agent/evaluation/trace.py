@@ -29,6 +29,7 @@ class Figures(Protocol):
     starved: int
     latency_ms_mean: float
     latency_ms_max: float
+    latency_counts: list[int]
 
 
 class RolloutTrace:
@@ -68,6 +69,7 @@ class RolloutTrace:
             starved=engine.starved,
             latency_ms_mean=engine.latency_ms_mean,
             latency_ms_max=engine.latency_ms_max,
+            latency_counts=engine.latency_counts,
             period_ms_mean=round(float(periods.mean()), 3),
             period_ms_max=round(float(periods.max()), 3),
         )

@@ -106,6 +106,11 @@ class Inbox:
         """What each slot holds."""
         return dict(self._record.slots)
 
+    @property
+    def previous(self) -> Accepted | None:
+        """What `promoted` held before; it is always kept."""
+        return self._record.replaced
+
     def folder(self, accepted: Accepted) -> Path:
         """The PEFT folder of an accepted version."""
         return self._adapters / accepted.tensors_digest

@@ -10,9 +10,11 @@ Why these settings (measured):
 """
 
 import logging
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
@@ -21,6 +23,7 @@ from lerobot.rollout.robot_wrapper import ThreadSafeRobot
 from lerobot.utils.action_interpolator import ActionInterpolator
 
 from agent.config import InferenceSection
+from agent.evaluation.rollouts import latency_counts
 from agent.inference.proxy import PassThrough, PolicyProxy, Processed
 from agent.robot.driver import Arm
 from agent.robot.features import Shape, observation_features
@@ -39,12 +42,14 @@ class EngineFigures:
         chunks: Action chunks received.
         starved: Control ticks without an action after the first one came; the arm held.
         latency_ms_mean, latency_ms_max: From the observation's dispatch to the chunk, the socket included.
+        latency_counts: The same by `agent.evaluation.rollouts.LATENCY_EDGES_MS`.
     """
 
     chunks: int = 0
     starved: int = 0
     latency_ms_mean: float = 0.0
     latency_ms_max: float = 0.0
+    latency_counts: list[int] = field(default_factory=list)
 
 
 class RolloutEngine:
@@ -119,6 +124,23 @@ class RolloutEngine:
         """The engine gave up after repeated errors (ten in a row)."""
         return self._engine.failed
 
+    def status(self) -> dict[str, Any]:
+        """What it does now, for the live view; JSON-ready, from any thread.
+
+        Returns:
+            chunks, starved; latency_ms of the newest chunk, chunk_age_s since the observation that it answers
+            was sent, and queue, its actions (of POLICY_HZ) not executed yet. None before the first.
+        """
+        latencies, queue = self.proxy.latencies, self._engine.action_queue
+        asked_at = self.proxy.asked_at
+        return {
+            "chunks": len(latencies),
+            "starved": self.figures.starved,
+            "latency_ms": round(1e3 * latencies[-1], 1) if latencies else None,
+            "chunk_age_s": None if asked_at is None else round(time.perf_counter() - asked_at, 3),
+            "queue": queue.qsize() if queue is not None and latencies else None,
+        }
+
     def stop(self) -> EngineFigures:
         """End inference; the figures of the rollout."""
         self._engine.stop()
@@ -127,4 +149,5 @@ class RolloutEngine:
             self.figures.chunks = len(latencies)
             self.figures.latency_ms_mean = round(1e3 * float(np.mean(latencies)), 2)
             self.figures.latency_ms_max = round(1e3 * float(np.max(latencies)), 2)
+            self.figures.latency_counts = latency_counts([1e3 * latency for latency in latencies])
         return self.figures

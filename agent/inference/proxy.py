@@ -35,12 +35,14 @@ class PolicyProxy:
 
     Attributes:
         latencies: Seconds of each answered call, the socket included.
+        asked_at: When the last answered call began, on `time.perf_counter`; None before.
         version, digest: What answered last; None for the base alone.
     """
 
     def __init__(self, path: Path, task: str) -> None:
         self.config = SimpleNamespace()
         self.latencies: list[float] = []
+        self.asked_at: float | None = None
         self.version: int | None = None
         self.digest: str | None = None
         self.processed: torch.Tensor | None = None
@@ -83,6 +85,7 @@ class PolicyProxy:
         started = time.perf_counter()
         answer = self._ask(int(inference_delay), tensors)
         self.latencies.append(time.perf_counter() - started)
+        self.asked_at = started
         self.processed = torch.from_numpy(answer["processed"].copy()).unsqueeze(0)
         return torch.from_numpy(answer["original"].copy()).unsqueeze(0)
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from loguru import logger
 
 from agent.config import AgentConfig
 from agent.episodes.record import now
-from agent.evaluation.rollouts import RolloutRecord
+from agent.evaluation.rollouts import RolloutRecord, RolloutWanted
 from agent.evaluation.trace import RolloutTrace
 from agent.inference.engine import RolloutEngine
 from agent.robot.driver import Arm
@@ -25,7 +26,7 @@ class Attempt:
         config: agent.toml.
         follower: Connected.
         cameras: Name -> (height, width, 3).
-        rollout_id, task, version: As asked for.
+        wanted: As asked for.
         emit: Gets `rollout_done`.
     """
 
@@ -34,32 +35,37 @@ class Attempt:
         config: AgentConfig,
         follower: Arm,
         cameras: Mapping[str, Shape],
-        rollout_id: str,
-        task: str,
-        version: int | None,
+        wanted: RolloutWanted,
         emit: Callable[..., None],
     ) -> None:
-        self._config, self._emit = config, emit
-        self._id, self._task, self._version = rollout_id, task, version
-        self._engine = RolloutEngine(follower, config.policy_socket, task, cameras, config.inference)
+        self._config, self._wanted, self._emit = config, wanted, emit
+        self._engine = RolloutEngine(follower, config.policy_socket, wanted.task, cameras, config.inference)
         self._trace = RolloutTrace(CONTROL_HZ)
 
-    def rollout(self, start_pose: np.ndarray | None, max_s: float) -> Rollout:
-        """The activity, from `start_pose` ((6,) units) or from where the arm is."""
-        max_s = min(max_s, self._config.inference.max_s)
+    def rollout(self) -> Rollout:
+        """The activity."""
+        pose = self._wanted.start_pose
+        start_pose = None if pose is None else np.array(pose, np.float32)
+        max_s = min(self._wanted.max_s, self._config.inference.max_s)
         return Rollout(self._engine, self._trace, start_pose, max_s, CONTROL_HZ, self._ended)
+
+    def status(self) -> dict[str, Any]:
+        """For `status` of the arm process."""
+        return {"rollout_id": self._wanted.rollout_id, **self._engine.status()}
 
     def _ended(self, reason: str, error: ArmfleetError | None) -> None:
         figures = self._trace.figures(self._engine.stop())
-        proxy = self._engine.proxy
+        wanted, proxy = self._wanted, self._engine.proxy
         record = RolloutRecord(
-            id=self._id,
-            task=self._task,
-            version=proxy.version if proxy.latencies else self._version,
+            id=wanted.rollout_id,
+            task=wanted.task,
+            version=proxy.version if proxy.latencies else wanted.version,
             digest=proxy.digest,
             created=now(),
             reason=reason,
             figures=figures,
+            place=wanted.place,
+            blinded=wanted.blinded,
         )
         folder: Path | None = None
         try:

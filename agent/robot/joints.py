@@ -26,6 +26,11 @@ def to_action(units: np.ndarray) -> dict[str, float]:
     return {key: float(value) for key, value in zip(POSITION_KEYS, units, strict=True)}
 
 
+def listed(units: np.ndarray) -> list[float]:
+    """(6,) units for JSON, to two decimals."""
+    return [round(float(value), 2) for value in units]
+
+
 def label(joint: int | str) -> str:
     """How a joint is named to people: "joint 6 (gripper)"; ids count from 1."""
     index = JOINTS.index(joint) if isinstance(joint, str) else joint

@@ -26,6 +26,10 @@ class Limits:
     max_step: float
     max_speed: float = np.inf
 
+    def listed(self) -> list[list[float]]:
+        """(6, 2): of each joint low and high, units; JSON-ready."""
+        return np.stack([self.low, self.high], axis=1).round(1).tolist()
+
     def clamp(self, goal: np.ndarray, previous: np.ndarray, seconds: float = 1 / CONTROL_HZ) -> np.ndarray:
         """The goal that may be sent, (6,) float32.
 

@@ -210,6 +210,12 @@ class ControlLoop:
         self._thread = threading.Thread(target=self._run, args=(activity,), name="control-loop", daemon=True)
         self._thread.start()
 
+    def run(self, activity: Activity) -> None:
+        """Begin `activity`, and return at its end. Raises as `start`."""
+        self.start(activity)
+        if self._thread is not None:
+            self._thread.join()
+
     def stop(self, reason: str, wait_s: float = 2.0) -> None:
         """End the running activity; the arm then holds. Nothing to do if none runs.
 

@@ -10,20 +10,22 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 from loguru import logger
 
 from agent.config import AgentConfig, ArmSection
 from agent.episodes.recorder import EpisodeRecorder, RecorderSettings, Take
+from agent.evaluation.rollouts import RolloutWanted
 from agent.robot.attempt import Attempt
 from agent.robot.calibration import calibration_digest
 from agent.robot.cameras import Camera
 from agent.robot.driver import Arm
 from agent.robot.features import Shape
+from agent.robot.joints import listed
 from agent.robot.limits import limits_from_ranges
 from agent.robot.loop import ControlLoop
 from agent.robot.lowering import Lowering
 from agent.robot.release import release as release_port
+from agent.robot.rollout import Rollout
 from agent.robot.safety import UnsafeArm
 from agent.robot.teleop import ALIGN_SPEED, REFUSE_UNITS, Phase, Teleoperation, check_agreement
 from agent.robot.watch import HealthWatch
@@ -68,6 +70,7 @@ class Station:
         self._recorder: EpisodeRecorder | None = None
         self._teleop: Teleoperation | None = None
         self._take: Take | None = None
+        self._attempt: Attempt | None = None  # the last one
         self._saving = threading.Lock()
         self._pose: list[float] | None = None
         self._stiff = False  # the follower had torque when it was connected
@@ -153,7 +156,7 @@ class Station:
             if fresh:
                 self._ready()
             self._device = self.follower.role
-            self._pose = _listed(self.follower.read())
+            self._pose = listed(self.follower.read())
             self._watch.sample_all()
             self._watch.check()
             self._device = self.leader.role
@@ -223,9 +226,11 @@ class Station:
             "phase": activity.phase.value if activity else None,
             "fault": self.fault.to_dict() if self.fault else None,
             "torque": self.follower.torque,
-            "pose": _listed(seen.state) if seen else self._pose,
+            "pose": listed(seen.state) if seen else self._pose,
             "period_ms": round(1e3 * seen.period_s, 2) if seen and seen.period_s == seen.period_s else None,
             "recording": {"episode_id": take.id, "frames": take.frames, "full": take.full} if take else None,
+            "rollout": self._attempt.status() if self._attempt and isinstance(activity, Rollout) else None,
+            "limits": loop.limits.listed() if loop else None,
             "follower": self.follower.status(),
             "leader": self.leader.status(),
             "health": self._watch.status(),
@@ -299,30 +304,30 @@ class Station:
             folder = take.save()
         return {"kept": True, "episode_id": take.id, "frames": take.frames, "folder": str(folder)}
 
-    def rollout_start(
-        self,
-        rollout_id: str,
-        task: str,
-        start_pose: list[float] | None,
-        max_s: float,
-        version: int | None = None,
-    ) -> dict[str, Any]:
-        """Begin an autonomous attempt; the event `rollout_done` tells its end.
+    def rollout_start(self, wanted: RolloutWanted) -> dict[str, Any]:
+        """Begin an autonomous attempt, from the `pose` in the answer; the event `rollout_done` tells its end.
 
         Raises:
             ArmfleetError: a fault stands or the arm is busy.
         """
-        loop = self._idle_loop()
-        pose = None if start_pose is None else np.array(start_pose, np.float32)
-        attempt = Attempt(self.config, self.follower, self._shapes, rollout_id, task, version, self._emit)
-        loop.start(attempt.rollout(pose, max_s))
-        return {"rollout_id": rollout_id}
+        loop, pose = self._idle_loop(), self.follower.read()
+        self._attempt = Attempt(self.config, self.follower, self._shapes, wanted, self._emit)
+        loop.start(self._attempt.rollout())
+        return {"rollout_id": wanted.rollout_id, "pose": listed(pose)}
 
     def rollout_stop(self, reason: str = "stopped") -> dict[str, Any]:
         """End the rollout within one tick; the arm holds."""
         if self._loop is not None:
             self._loop.request_stop(reason)
         return {}
+
+    def lower(self) -> dict[str, Any]:
+        """Whatever runs ends; the arm goes slowly to where it last lay limp and is let go. Raises a fault."""
+        if self._loop is not None:
+            self._loop.halt("abort")
+        if self.follower.torque:
+            self._idle_loop().run(self._descent(None))
+        return {"torque": self.follower.torque}
 
     def hold(self) -> dict[str, Any]:
         """Whatever runs ends within one tick, and the arm stays where it is, with torque."""
@@ -390,7 +395,3 @@ class Station:
         take, self._take = self._take, None
         if take is not None:
             take.discard()
-
-
-def _listed(units: np.ndarray) -> list[float]:
-    return [round(float(value), 2) for value in units]

@@ -4,12 +4,13 @@ Operations on its channel (`shared.channel`); all may be refused with a sentence
 
     status {}                                     teleop_start {}                 teleop_stop {}
     record_start {episode_id, task, max_s}        record_stop {keep}
-    rollout_start {rollout_id, task, start_pose, max_s, version}                  rollout_stop {reason}
-    hold {}                                       release {}
+    rollout_start {rollout_id, task, start_pose, max_s, version, place}           rollout_stop {reason}
+    hold {}                                       release {}                      lower {}
 
 Events: ready {fault}, fault {error}, fault_cleared, warnings {warnings}, activity_ended {activity, reason,
 error}, episode_lost {episode_id, reason, error}, rollout_done {rollout_id, reason, ticks, chunks, starved,
-latency_ms_mean, latency_ms_max, period_ms_mean, period_ms_max, version, digest, folder, error}.
+latency_ms_mean, latency_ms_max, latency_counts, period_ms_mean, period_ms_max, version, digest, folder,
+error}.
 
 status, hold, release and rollout_stop are served at once, also while another operation runs. When the channel
 closes, the agent is dead: hold, release torque, exit, within two seconds; only an episode that is being saved
@@ -27,6 +28,7 @@ from pathlib import Path
 from loguru import logger
 
 from agent.config import load_agent_config
+from agent.evaluation.rollouts import RolloutWanted
 from shared.channel import WorkerChannel, serve_in_thread
 from shared.errors import ArmfleetError
 from shared.logging import setup_logging
@@ -72,8 +74,9 @@ def main(config_path: Path) -> int:
         "teleop_stop": lambda fields: station.teleop_stop(),
         "record_start": lambda fields: station.record_start(**fields),
         "record_stop": lambda fields: station.record_stop(**fields),
-        "rollout_start": lambda fields: station.rollout_start(**fields),
+        "rollout_start": lambda fields: station.rollout_start(RolloutWanted.model_validate(fields)),
         "rollout_stop": lambda fields: station.rollout_stop(**fields),
+        "lower": lambda fields: station.lower(),
         "hold": lambda fields: station.hold(),
         "release": lambda fields: station.release(),
     }

@@ -70,6 +70,8 @@ def arm(home: Path, channel: WorkerChannel, told: Told) -> None:
             id=rollout["rollout_id"],
             task=rollout["task"],
             version=rollout["version"],
+            place=rollout["place"],
+            blinded=bool(rollout["place"] and rollout["place"]["paired"]),
             digest=None,
             created=now(),
             reason=fields["reason"],
@@ -95,6 +97,7 @@ def arm(home: Path, channel: WorkerChannel, told: Told) -> None:
         "record_stop": record_stop,
         "rollout_start": rollout_start,
         "rollout_stop": rollout_stop,
+        "lower": lambda fields: {"torque": False},
         "hold": lambda fields: {"torque": True},
         "release": lambda fields: {"torque": False},
     }

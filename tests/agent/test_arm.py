@@ -94,7 +94,7 @@ def test_death_during_a_rollout_releases_first_and_keeps_what_is_known(bench: Be
         assert bench.desk.claim.activity is Activity.EVALUATE
         await bench.desk.on_death("was killed by SIGKILL")
         assert bench.released == ["/dev/f"]
-        found = bench.desk.rollout_result(started["rollout"])
+        found = bench.desk.rollouts.result(started["rollout"])
         assert (found["state"], found["reason"], found["version"]) == (
             "done",
             "the arm worker was killed by SIGKILL",
@@ -146,9 +146,9 @@ def test_rollout_of_another_id_is_not_the_end_of_this_one(bench: Bench) -> None:
         bench.desk.on_event("rollout_done", {"rollout_id": "another"})
         assert bench.desk.rollout is not None
         with pytest.raises(ArmfleetError, match="still running"):
-            bench.desk.label(bench.desk.rollout, True)
+            bench.desk.rollouts.label(bench.desk.rollout, True)
         with pytest.raises(ArmfleetError, match="there is no rollout"):
-            bench.desk.rollout_result("../../etc/passwd")
+            bench.desk.rollouts.result("../../etc/passwd")
 
     run(steps)
 

@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import bench_promotion, field_rollouts, fixed_size
 from benchmarks.bench_promotion import agrees, chances, main, outlook, worst_false_promotion
-from coordinator import comparison
-from coordinator.comparison import Pair, compare
 from coordinator.field import judge_in_field
+from shared import comparison
+from shared.comparison import Pair, compare
 
 
 def test_the_exact_outlook_is_that_of_compare():

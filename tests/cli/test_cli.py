@@ -129,6 +129,7 @@ def test_the_status_of_a_coordinator_in_words():
 
 REPORTED = {"version": 20, "task": "push", "labels": "110", "interventions": None, "unsafe": 0}
 HELD = {
+    "blinded": False,
     "promoted": {"version": 20, "digest": "d"},
     "candidate": {"version": 24, "digest": "e"},
     "running": {"version": 20, "digest": "d"},

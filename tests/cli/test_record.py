@@ -15,8 +15,9 @@ from rich.console import Console
 from agent.episodes.record import read_record
 from agent.recording_messages import Answer, arm_told
 from agent.session import Act, Phase
+from cli.attending import SAME_KEY_S, read_key
 from cli.keys import Keys
-from cli.record import SAME_KEY_S, act_of, read_key
+from cli.record import act_of
 from cli.recording_summary import exit_code, sentence, what_to_do
 from cli.recording_view import GO_ON, Screen, trouble_lines
 from cli.status import agent_words

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.comparison import EDGE
 from coordinator.field import judge_in_field, log_growth, pairs_of, share_of_task
+from shared.comparison import EDGE
 
 STATIONS = ("a", "b")
 ERROR = 0.05

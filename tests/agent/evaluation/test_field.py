@@ -41,6 +41,12 @@ def test_only_the_versions_that_are_asked_about_are_told_in_that_order():
     ]
 
 
+def test_a_rollout_of_a_blinded_comparison_is_told_when_that_is_over():
+    """Counts by version, here or at the coordinator, would tell the operator which one ran."""
+    assert told([rollout(0, True, blinded=True)]) == []
+    assert [result.labels for result in told([rollout(0, True)])] == ["1"]
+
+
 def test_a_version_of_another_fleet_with_the_same_number_is_not_told():
     assert told([rollout(0, True, digest="cd" * 32)]) == []
     assert told([rollout(0, False, digest=None)]) != [], "it ended before the policy answered"

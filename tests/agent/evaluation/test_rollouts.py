@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from agent.evaluation.rollouts import RolloutFigures, RolloutRecord, RolloutStore
+from agent.evaluation.rollouts import RolloutFigures, RolloutRecord, RolloutStore, latency_counts
 from shared.errors import ArmfleetError
 
 
@@ -43,6 +43,7 @@ def finished(store, frames=95):
 
     class Engine:
         chunks, starved, latency_ms_mean, latency_ms_max = 9, 2, 40.0, 55.0
+        latency_counts = latency_counts([30.0, 45.0, 45.0])
 
     return trace.write(store.root, record(figures=trace.figures(Engine())))
 

@@ -87,6 +87,21 @@ def test_hold_and_release_do_not_wait_for_the_video_of_a_rollout(bench, slow, op
     assert bench.station._loop.running, "its end goes on"
 
 
+def test_abort_brings_an_arm_that_holds_down_and_leaves_a_limp_one_alone(bench):
+    bench.arm.rest = bench.arm.read()
+    assert bench.station.lower() == {"torque": False}
+    assert bench.arm.done[-1] == "release"
+    moves = len(bench.arm.done)
+    assert bench.station.lower() == {"torque": False}
+    assert len(bench.arm.done) == moves
+
+
+def test_abort_of_a_rollout_lowers_once_its_video_is_written(bench, slow):
+    threading.Timer(0.05, slow.go.set).start()
+    assert bench.station.lower() == {"torque": False}
+    assert not bench.station._loop.running
+
+
 def test_hold_after_release_switches_torque_on_while_the_rollout_is_still_ending(bench, slow):
     bench.station.release()
     assert bench.station.hold() == {"torque": True}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.comparison import (
+from shared.comparison import (
     ERROR,
     MAX_PAIRS,
     START,
