@@ -22,7 +22,7 @@ SHARED := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --durations=8
 ONCE_MORE := --last-failed --last-failed-no-failures none
 
-.PHONY: help install test lint demo simulate base bench-loop bench-record bench-clocks bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
+.PHONY: help install test lint demo simulate base bench-loop bench-record bench-clocks bench-delay bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -66,6 +66,9 @@ bench-record: install ## two 640x480 cameras at 30 fps: losses and CPU, beside l
 
 bench-clocks: install ## one policy in lockstep and through the serial port: equal success
 	$(PY) -m benchmarks.bench_clocks
+
+bench-delay: install ## success at inference delays of 0 to 8 ticks for three ways to join chunks; goes on where it stopped (SEED=n)
+	$(PY) -m benchmarks.bench_delay --seed $(SEED)
 
 bench-gate: install ## what the gate finds in a corpus of broken and sound episodes, beside public checkers (SEED=n, PEERS=0)
 	$(PY) -m benchmarks.bench_gate --seed $(SEED) $(if $(filter 0,$(PEERS)),--no-peers)

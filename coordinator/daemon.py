@@ -37,6 +37,7 @@ from shared import systemd
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.logging import setup_logging
+from shared.policy.source import check_delay
 from shared.uds import serve
 
 ROUND_LOOK_S = 1.0
@@ -78,8 +79,10 @@ class Daemon:
         """Open the state folder.
 
         Raises:
-            ArmfleetError: no fleet there, or something in it is damaged.
+            ArmfleetError: no fleet there, or something in it is damaged; BASE_MISMATCH: the recipe does not
+                fit the base.
         """
+        check_delay(config.policy.base, config.recipe)
         self._config, state = config, config.state
         self._fleet = fleets.read(state)
         self._registry = Registry(state)

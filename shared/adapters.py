@@ -63,6 +63,12 @@ class Manifest(BaseModel):
     created: str
     """ISO 8601, UTC."""
 
+    @property
+    def delay(self) -> int:
+        """The longest inference delay that the version was trained for, in policy steps. The first version of
+        a recipe was not trained at all."""
+        return self.recipe.delay if self.contributions else 0
+
 
 def digest(tensors: Mapping[str, np.ndarray], normalisation: Statistics | None = None) -> str:
     """SHA-256 over names, shapes, dtypes and little-endian bytes, in the order of the names; and over the

@@ -54,6 +54,11 @@ class Recipe(BaseModel):
     """Leave the actions of a chunk that lie past the episode's end out of the loss, as LeRobot's own training
     does by default (`action_is_pad`). Otherwise the policy learns to hold still after the end, as the
     repeated last action shows it (`shared.policy.rtc.target_indices`)."""
+    delay: int = Field(default=0, ge=0, le=255)
+    """The longest inference delay, in policy steps, that training prepares for: of each draw the first d
+    actions of the chunk are given clean and don't count in the loss, d uniform in 0..delay (arXiv
+    2512.05964). Below the base's chunk. Versions with it are run with prefix conditioning
+    (`shared.policy.rtc.joining`). 0: plain training."""
     keep_optimiser: bool = True
     """AdamW's moments go on from a node's last update. Otherwise each update begins without."""
     codec: Codec = "fp16-zstd"
@@ -72,7 +77,7 @@ class Recipe(BaseModel):
         return {name: value for name, value in written.items() if name not in unused}
 
 
-LATER = ("schedule", "mu", "mask_padding", "keep_optimiser", "codec")
+LATER = ("schedule", "mu", "mask_padding", "delay", "keep_optimiser", "codec")
 """Fields that came after the first versions were signed: written only where they are not the default."""
 
 PRESETS: dict[str, dict] = {

@@ -4,7 +4,8 @@ allows.
 A rollout imitates what the arm's process does with `lerobot.rollout`: control at 30 Hz, a policy action every
 third tick through `ActionInterpolator(multiplier=3)`, and `RTCInferenceEngine` with its `ActionQueue` beside
 it. A chunk is requested on the observation of the tick in which at most `queue_threshold` actions are left,
-arrives `delay_ticks` policy ticks later, and replaces the queue without its first `delay_ticks` actions.
+arrives `latency` control ticks later, and replaces the queue without the actions whose time has come: one
+for each policy tick that has begun, as LeRobot counts them.
 Nothing is executed before the first chunk arrives. All arms of a batch share that schedule, so one call of
 the policy serves them all.
 """
@@ -29,8 +30,8 @@ MAX_S = 6.0
 Observation = dict[str, object]
 """state (6,) float32 units, image (96, 96, 3) uint8 RGB, task str."""
 Predict = Callable[[list[Observation], int, np.ndarray | None], tuple[np.ndarray, np.ndarray]]
-"""(observations, inference_delay, previous chunks' left-over (B, T, A) | None) -> chunks (B, T, A) as the
-policy normalises them, chunks (B, T, 6) in units."""
+"""(observations, inference delay in policy ticks, previous chunks from the action being executed on
+(B, T, A) | None) -> chunks (B, T, A) as the policy normalises them, chunks (B, T, 6) in units."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,19 @@ class ChunkQueue:
         self.index += 1
         return self.processed[:, self.index - 1]
 
-    def left_over(self) -> np.ndarray | None:
-        """Actions not executed yet as the policy normalises them, (B, T, A)."""
-        return None if self.original is None else self.original[:, self.index :]
+    def running(self) -> np.ndarray | None:
+        """The action being executed and those after it, as the policy normalises them, (B, T, A).
+
+        The first belongs to the present instant, as a chunk's first action does to its observation's;
+        `ActionQueue.get_left_over` begins one later. Before the first `pop` after a `replace` an action of
+        the old chunk is executed still: the new chunk's for the same instant stands for it.
+        """
+        return None if self.original is None else self.original[:, max(self.index - 1, 0) :]
 
     def replace(self, original: np.ndarray, processed: np.ndarray, delay: int) -> None:
         """Take a new chunk, less the actions whose time passed during inference."""
-        delay = min(max(delay, 0), processed.shape[1])
-        self.original, self.processed, self.index = original[:, delay:], processed[:, delay:], 0
+        self.original, self.processed = original, processed
+        self.index = min(max(delay, 0), processed.shape[1])
 
     def keep(self, rows: np.ndarray) -> None:
         """Drop the arms that are done."""
@@ -152,9 +158,10 @@ class LockstepArm:
 class _Batch:
     """Arms that share one schedule; those that are done leave it."""
 
-    def __init__(self, predict: Predict, arms: list[LockstepArm], delay_ticks: int, threshold: int) -> None:
+    def __init__(self, predict: Predict, arms: list[LockstepArm], latency: int, threshold: int) -> None:
         self.arms = arms
-        self._predict, self._delay, self._threshold = predict, delay_ticks, threshold
+        self._predict, self._latency, self._threshold = predict, latency, threshold
+        self._delay = -(-latency // SUBTICKS)
         self._queue, self._interpolator = ChunkQueue(), Interpolator()
         self._arrives = 0
         self._on_the_way: tuple[np.ndarray, np.ndarray] | None = None
@@ -188,15 +195,15 @@ class _Batch:
     def _ask(self, tick: int) -> None:
         observations = [arm.observe() for arm in self.arms]
         delay = self._delay if self._asked_before else 0  # the engine has measured no latency before
-        self._on_the_way = self._predict(observations, delay, self._queue.left_over())
-        self._arrives, self._asked_before = tick + self._delay * SUBTICKS, True
+        self._on_the_way = self._predict(observations, delay, self._queue.running())
+        self._arrives, self._asked_before = tick + self._latency, True
 
 
 def rollout_batch(
     predict: Predict,
     tasks: Sequence[Task],
     seeds: Sequence[int],
-    delay_ticks: int = 1,
+    latency: int = SUBTICKS,
     max_s: float = MAX_S,
     *,
     queue_threshold: int = QUEUE_THRESHOLD,
@@ -206,7 +213,8 @@ def rollout_batch(
 
     Args:
         predict: The policy; called with the arms that are not done yet, in order.
-        delay_ticks: How many policy ticks inference takes.
+        latency: How many control ticks inference takes; with 0 a chunk is there one tick later, with all its
+            actions.
         max_s: Simulated seconds after which a rollout has failed.
         record: Keep the camera's frames.
 
@@ -214,7 +222,7 @@ def rollout_batch(
         One result per scene, in order.
     """
     arms = [LockstepArm(draw_scene(seed, task)) for seed, task in zip(seeds, tasks, strict=True)]
-    batch = _Batch(predict, list(arms), delay_ticks, queue_threshold)
+    batch = _Batch(predict, list(arms), latency, queue_threshold)
     for tick in range(round(max_s * CONTROL_HZ)):
         if record and tick % SUBTICKS == 0:
             for arm in batch.arms:

@@ -7,7 +7,8 @@ here pass things through. A crash of the policy process raises here and leaves t
 Data plane, one `shared.envelope` each way on a stream socket:
 
     request  {"op": "predict", "task", "inference_delay"}, blob "tensors": safetensors of
-             state (6) f32, image.NAME (H, W, 3) u8, prev_chunk (T, A) f32 (optional)
+             state (6) f32, image.NAME (H, W, 3) u8, prev_chunk (T, A) f32 (optional): the previous
+             `original` from the action being executed on
     reply    {"version", "digest", "seconds"}, blob "tensors": original (T, A) f32, processed (T, 6) f32
     refusal  {"error": {what, kept, do, code}}
 """
@@ -47,6 +48,8 @@ class PolicyProxy:
         self.digest: str | None = None
         self.processed: torch.Tensor | None = None
         self._path, self._task = path, task
+        self._last: np.ndarray | None = None
+        """(T, A), what answered last, whole."""
         self._socket: socket.socket | None = None
 
     def supports_rtc(self) -> bool:
@@ -69,7 +72,8 @@ class PolicyProxy:
             batch: observation.state (1, 6) and observation.images.NAME (1, 3, H, W) in [0, 1], as LeRobot
                 prepares them.
             inference_delay: Policy steps that pass until the chunk arrives.
-            prev_chunk_left_over: (T, A), the part of the previous chunk that has not been executed.
+            prev_chunk_left_over: (T, A), the part of the previous chunk that has not been executed, as the
+                engine pads it.
 
         Raises:
             ArmfleetError: the policy process refused.
@@ -80,14 +84,15 @@ class PolicyProxy:
             if key.startswith(IMAGE_PREFIX):
                 pixels = (value[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous()
                 tensors["image." + key.removeprefix(IMAGE_PREFIX)] = pixels.numpy()
-        if prev_chunk_left_over is not None:
-            tensors["prev_chunk"] = prev_chunk_left_over.numpy()
+        if prev_chunk_left_over is not None and self._last is not None:
+            tensors["prev_chunk"] = running(self._last, prev_chunk_left_over.numpy())
         started = time.perf_counter()
         answer = self._ask(int(inference_delay), tensors)
         self.latencies.append(time.perf_counter() - started)
         self.asked_at = started
         self.processed = torch.from_numpy(answer["processed"].copy()).unsqueeze(0)
-        return torch.from_numpy(answer["original"].copy()).unsqueeze(0)
+        self._last = answer["original"].copy()
+        return torch.from_numpy(self._last.copy()).unsqueeze(0)
 
     def close(self) -> None:
         """Hang up."""
@@ -125,6 +130,19 @@ class PolicyProxy:
                 raise
             self._socket = sock
         return self._socket
+
+
+def running(chunk: np.ndarray, left_over: np.ndarray) -> np.ndarray:
+    """The actions of `chunk` (T, A) from the one being executed on, at least one row.
+
+    Args:
+        left_over: What LeRobot's engine says is left of it, from the next action on: cut off at its execution
+            horizon, or filled up with zeros, which are no actions. Nothing but zeros: the arm holds the last
+            action.
+    """
+    found = np.flatnonzero((chunk == left_over[0]).all(axis=1))
+    following = int(found[0]) if len(found) else len(chunk)
+    return chunk[max(following - 1, 0) :]
 
 
 class PassThrough:

@@ -15,7 +15,7 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from peft import PeftModel
 
 from agent.training.checkpoint import Progress, State
-from agent.training.loss import draw, flow_matching_loss, sample_actions
+from agent.training.loss import draw, draw_given, flow_matching_loss, sample_actions
 from agent.training.micro_batch import MicroBatch
 from agent.training.precision import MixedPrecision, ScalerState
 from agent.training.samples import Samples, rows_of_step
@@ -36,7 +36,7 @@ class Loop:
     Args:
         policy: The policy inside `model`.
         model: `policy` with the recipe's adapter.
-        recipe: Batch size, draws, masking, proximal term, decay, clipping.
+        recipe: Batch size, draws, masking, delay, proximal term, decay, clipping.
         node: Part of every seed, so that two nodes do not draw the same noise.
     """
 
@@ -175,10 +175,11 @@ class Loop:
         """Leave the (scaled) gradient of the batch's loss in the parameters; the rows' losses, on the CPU."""
         self._optimiser.zero_grad(set_to_none=True)
         noise, time = self._draw(len(rows), self._recipe.draws, noise_seed)
+        given = self._draw_given(len(rows), noise_seed)
         weights = self._weights(samples.in_episode[rows])
         losses = []
         for piece in pieces:
-            loss = self._loss(samples, rows, piece, noise, time)
+            loss = self._loss(samples, rows, piece, noise, time, given)
             self._mixed.scaler.scale((loss * weights[piece]).sum()).backward()
             losses.append(loss.detach().cpu())
         return torch.cat(losses)
@@ -198,13 +199,21 @@ class Loop:
         piece: slice,
         noise: torch.Tensor,
         time: torch.Tensor,
+        given: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Of the rows of one piece."""
         batch = samples.batch(rows[piece])
         mask = batch.in_episode if self._recipe.mask_padding else None
         with self._mixed.autocast():
             return flow_matching_loss(
-                self._policy, batch.prefix, batch.state, batch.action, noise[piece], time[piece], mask
+                self._policy,
+                batch.prefix,
+                batch.state,
+                batch.action,
+                noise[piece],
+                time[piece],
+                mask,
+                None if given is None else given[piece],
             )
 
     def _weights(self, in_episode: torch.Tensor) -> torch.Tensor:
@@ -219,6 +228,13 @@ class Loop:
             torch.manual_seed(seed)
             noise, time = draw(self._policy, rows, draws)
         return noise.to(self._device), time.to(self._device)
+
+    def _draw_given(self, rows: int, noise_seed: int) -> torch.Tensor | None:
+        """How many actions each draw is given, for a whole batch; None where the recipe knows no delay."""
+        if self._recipe.delay == 0:
+            return None
+        seed = seed_of(noise_seed, "given")
+        return draw_given(rows, self._recipe.draws, self._recipe.delay, seed).to(self._device)
 
     def _pull_to_start(self) -> None:
         """Add the gradient of FedProx's proximal term, mu (w - w_start)."""

@@ -8,7 +8,8 @@ token nor the actions. A training step therefore starts from stored keys and val
     2. the action expert over [stored K/V, state K/V], once for all draws of a batch.
 
 Both are LeRobot's own inference path, which is differentiable: a filled `DynamicCache` and
-`VLAFlowMatching.denoise_step`. The loss equals `SmolVLAPolicy.forward`'s up to rounding (3e-7 in float32).
+`VLAFlowMatching.denoise_step`. A draw may be given the first actions of its chunk
+(`shared.policy.conditioning`). The loss equals `SmolVLAPolicy.forward`'s up to rounding (3e-7 in float32).
 Flow matching: Lipman et al., arXiv 2210.02747; SmolVLA: arXiv 2506.01844.
 """
 
@@ -24,6 +25,8 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, VLAFlowMatc
 from lerobot.utils.constants import OBS_IMAGES
 from torch import Tensor
 from transformers import DynamicCache
+
+from shared.policy.conditioning import velocity
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,7 @@ def flow_matching_loss(
     noise: Tensor,
     time: Tensor,
     in_episode: Tensor | None = None,
+    given: Tensor | None = None,
 ) -> Tensor:
     """Loss per row, averaged over draws, chunk and action dimensions.
 
@@ -108,7 +112,10 @@ def flow_matching_loss(
         action: (B, chunk, action dim) normalised.
         noise: (B, draws, chunk, padded action dim) standard normal.
         time: (B, draws) in (0, 1]; 1 is pure noise.
-        in_episode: (B, chunk) bool, the actions that count, at least one in each row; None: all.
+        in_episode: (B, chunk) bool, the actions that count, the first ones and at least one in each row;
+            None: all.
+        given: (B, draws) int below the chunk: so many actions at the front are given without noise, and don't
+            count (arXiv 2512.05964); one that counts is always left. None: none are.
 
     Returns:
         (B,) float32, with gradient with respect to adapter and saved modules.
@@ -121,14 +128,20 @@ def flow_matching_loss(
         cache.batch_repeat_interleave(draws)  # differentiable: the draws' gradients add up
         valid = valid.repeat_interleave(draws, 0)
     flat_noise, flat_time = noise.flatten(0, 1), time.flatten()
-    t = flat_time[:, None, None]
-    velocity = flow.denoise_step(valid, cache, t * flat_noise + (1 - t) * padded, flat_time)
-    squared = F.mse_loss(flat_noise - padded, velocity.float(), reduction="none")[..., :width]
-    if in_episode is None:
+    counts = None if in_episode is None else in_episode.repeat_interleave(draws, 0)
+    if given is None:
+        t = flat_time[:, None, None]
+        predicted = flow.denoise_step(valid, cache, t * flat_noise + (1 - t) * padded, flat_time)
+    else:
+        counts, times = _without(given.flatten(), counts, flat_time, padded.shape[1])
+        t = times[..., None]
+        predicted = velocity(flow, valid, cache, t * flat_noise + (1 - t) * padded, times)
+    squared = F.mse_loss(flat_noise - padded, predicted.float(), reduction="none")[..., :width]
+    if counts is None:
         per_draw = squared.mean(dim=(1, 2))
     else:
-        share = in_episode / in_episode.sum(1, keepdim=True)
-        per_draw = (squared.mean(2) * share.repeat_interleave(draws, 0)).sum(1)
+        share = counts / counts.sum(1, keepdim=True)
+        per_draw = (squared.mean(2) * share).sum(1)
     return per_draw.unflatten(0, (-1, draws)).mean(1)
 
 
@@ -160,6 +173,25 @@ def draw(policy: SmolVLAPolicy, rows: int, draws: int) -> tuple[Tensor, Tensor]:
     noise = torch.randn(rows, draws, flow.config.chunk_size, flow.config.max_action_dim)
     time = flow.sample_time(rows * draws, torch.device("cpu")).reshape(rows, draws)
     return noise, time
+
+
+def draw_given(rows: int, draws: int, most: int, seed: int) -> Tensor:
+    """(rows, draws) int64, uniform in 0..`most`, on the CPU: how many actions each draw is given."""
+    return torch.randint(most + 1, (rows, draws), generator=torch.Generator().manual_seed(seed))
+
+
+def _without(given: Tensor, counts: Tensor | None, time: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """(which actions count, flow time of each action), both (N, chunk), of draws that are given actions.
+
+    Args:
+        given, time: (N,).
+        counts: (N, chunk) bool, the actions that would count if none were given; None: all.
+    """
+    places = torch.arange(chunk, device=time.device)
+    if counts is None:
+        counts = torch.ones(len(time), chunk, dtype=torch.bool, device=time.device)
+    is_given = places < torch.minimum(given, counts.sum(1) - 1)[:, None]
+    return counts & ~is_given, torch.where(is_given, 0.0, time[:, None])
 
 
 def _with_state(policy: SmolVLAPolicy, prefix: Prefix, state: Tensor) -> tuple[DynamicCache, Tensor]:

@@ -40,6 +40,7 @@ from shared.normalisation import Statistics
 from shared.policy.adapter import adapter_parameters, add_adapter, remove_adapter, set_tensors
 from shared.policy.base import load_base, load_processors
 from shared.policy.digest import base_digest
+from shared.policy.source import check_delay
 from shared.recipe import Recipe
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -132,8 +133,10 @@ class LocalTrainer:
             on_step: Called with (step, steps, loss) after each step.
 
         Raises:
-            ArmfleetError: no admitted training episodes, an adapter that does not fit, or a diverged loss.
+            ArmfleetError: no admitted training episodes, an adapter or a recipe that does not fit, or a
+                diverged loss.
         """
+        check_delay(self._base, recipe)
         split = self._split(recipe)
         loop = self._prepare(recipe)
         set_tensors(self._required_model(), tensors)

@@ -143,7 +143,7 @@ class Run:
             return json.loads(path.read_text())
         chunker = self._evaluator.chunker
         if self._arm.stations:
-            chunker.load_tensors(self._versions[version], self._peft_config)
+            chunker.load_tensors(self._versions[version], self._peft_config, delay=self._recipe.delay)
         else:
             chunker.load_version(None)
         tasks = [asked.task for asked in self._arm.tasks]

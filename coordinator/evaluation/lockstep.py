@@ -14,7 +14,7 @@ import torch
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.policy.chunker import Chunker
-from sim.lockstep import Observation, rollout_batch
+from sim.lockstep import SUBTICKS, Observation, rollout_batch
 from sim.tasks import Task
 
 
@@ -75,13 +75,13 @@ class Evaluator:
                 self.predict,
                 [task] * len(seeds),
                 list(seeds),
-                delay_ticks=delay_ticks,
+                latency=delay_ticks * SUBTICKS,
             )
             results[task_key(task)] = [int(rollout.success) for rollout in rollouts]
         return results
 
     def predict(
-        self, observations: list[Observation], delay: int, left_over: np.ndarray | None
+        self, observations: list[Observation], delay: int, running: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         """`sim.lockstep.Predict`."""
         state = np.stack([np.asarray(seen["state"]) for seen in observations])
@@ -91,7 +91,7 @@ class Evaluator:
             {self.chunker.cameras[0]: image},
             [str(seen["task"]) for seen in observations],
             inference_delay=delay,
-            prev_chunk=left_over,
+            prev_chunk=running,
         )
 
 

@@ -24,9 +24,10 @@ from shared.exit_codes import ExitCode
 from shared.normalisation import Statistics
 from shared.policy.adapter import add_adapter_from_config, live_digest, remove_adapter, set_tensors
 from shared.policy.base import camera_names, load_base, load_processors
+from shared.policy.conditioning import complete
 from shared.policy.digest import base_digest
 from shared.policy.initial import initial_adapter
-from shared.policy.rtc import Guidance
+from shared.policy.rtc import Guidance, joining
 from shared.recipe import Recipe
 
 _SHAPE_KEYS = ("r", "lora_alpha", "target_modules", "modules_to_save")
@@ -38,7 +39,8 @@ class Chunker:
     Args:
         base: Folder or hub id of the base policy.
         device: torch device.
-        guidance: How chunks are joined; the default is the one arm and evaluation share.
+        guidance: How chunks are joined, unless the live version was trained for the delay; the default is
+            the one arm and evaluation share.
         seed: Start of the noise that flow matching denoises into actions: equal calls after equal seeds give
             equal chunks.
 
@@ -56,6 +58,8 @@ class Chunker:
         self.policy = load_base(base, device)
         self.normalisation: Statistics | None = None
         """Of the live version; None: the base's own."""
+        self.delay = 0
+        """The longest inference delay that the live version was trained for, in policy steps."""
         self._processors = load_processors(base, device)
         config = self.policy.config
         config.rtc_config = RTCConfig(
@@ -88,7 +92,7 @@ class Chunker:
         if folder is None:
             processors = self._processors_for(None)
             self._unwrap()
-            self._processors, self.normalisation = processors, None
+            self._processors, self.normalisation, self.delay = processors, None, 0
             return None
         tensors, config, manifest = read_adapter(folder)
         if manifest is not None and manifest.base_digest != self.base_digest:
@@ -99,15 +103,18 @@ class Chunker:
                 do="name the coordinator's base as [policy] base",
                 code=ExitCode.BASE_MISMATCH,
             )
-        return self.load_tensors(tensors, config, manifest.normalisation if manifest else None)
+        if manifest is None:
+            return self.load_tensors(tensors, config)
+        return self.load_tensors(tensors, config, manifest.normalisation, manifest.delay)
 
     def load_tensors(
         self,
         tensors: Tensors,
         peft_config: Mapping[str, object],
         normalisation: Statistics | None = None,
+        delay: int = 0,
     ) -> str:
-        """As `load_version`, from memory."""
+        """As `load_version`, from memory; `delay` is the longest that it was trained for."""
         processors = self._processors_for(normalisation)
         shape = tuple(str(peft_config.get(key)) for key in _SHAPE_KEYS)
         if self._model is None or shape != self._shape:
@@ -115,7 +122,7 @@ class Chunker:
             self._model = add_adapter_from_config(self.policy, peft_config)
             self._shape = shape
         set_tensors(self._model, tensors)
-        self._processors, self.normalisation = processors, normalisation
+        self._processors, self.normalisation, self.delay = processors, normalisation, delay
         # Without this every denoising step under RTC guidance would build a graph through the adapter.
         self.policy.requires_grad_(False)
         return live_digest(self._model, normalisation)
@@ -150,8 +157,8 @@ class Chunker:
             tasks: B instructions.
             inference_delay: Actions at the front of the chunk that will have been executed from the previous
                 chunk by the time this one arrives.
-            prev_chunk: (B, T, A) unexecuted rest of the previous `original`, or None; ignored without
-            guidance.
+            prev_chunk: (B, T, A), T at least 1, of the previous `original`: the action that was being
+                executed when the observation was taken, and those after it. None: there is none.
 
         Returns:
             original (B, chunk, A) float32 in the policy's normalised space, which is what a later call wants
@@ -164,16 +171,27 @@ class Chunker:
         batch = preprocess(self._batch(state, images, tasks))
         size = (len(tasks), self.chunk_size, self.policy.config.max_action_dim)
         noise = torch.randn(size, generator=self._noise).to(self.device)
-        rest = None
-        if prev_chunk is not None and self.guidance.enabled:
-            rest = torch.from_numpy(np.asarray(prev_chunk, np.float32)).to(self.device)
-            rest = rest[:, : self.guidance.horizon]
-        actions = self.policy.predict_action_chunk(
-            batch, noise=noise, inference_delay=inference_delay, prev_chunk_left_over=rest
-        )
+        actions = self._denoised(batch, noise, inference_delay, prev_chunk)
         # A copy: the post-processor may work in place.
         original = actions.float().cpu().numpy().copy()
         return original, postprocess(actions).float().cpu().numpy()
+
+    def _denoised(
+        self, batch: dict[str, Any], noise: torch.Tensor, delay: int, prev_chunk: np.ndarray | None
+    ) -> torch.Tensor:
+        """(B, chunk, A) normalised, joined to the previous chunk as the live version wants it."""
+        if prev_chunk is None:
+            return self.policy.predict_action_chunk(batch, noise=noise)
+        previous = torch.from_numpy(np.asarray(prev_chunk, np.float32)).to(self.device)
+        way = joining(self.guidance, self.delay, delay)
+        if way == "prefix" and delay:
+            last = previous.shape[1] - 1  # held where the chunk comes later than the queue is empty
+            return complete(self.policy, batch, noise, previous[:, [min(k, last) for k in range(delay)]])
+        # LeRobot's guidance counts from the action after the one being executed.
+        rest = previous[:, 1 : 1 + self.guidance.horizon] if way == "guidance" else None
+        return self.policy.predict_action_chunk(
+            batch, noise=noise, inference_delay=delay, prev_chunk_left_over=rest
+        )
 
     def _batch(
         self, state: np.ndarray, images: Mapping[str, np.ndarray], tasks: Sequence[str]

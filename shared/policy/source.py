@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.recipe import Recipe
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PROCESSORS = ("policy_preprocessor", "policy_postprocessor")
@@ -69,6 +70,23 @@ def check_standardised(base: str | Path) -> None:
                 do='set [normalisation] source = "base" at the coordinator',
                 code=ExitCode.BASE_MISMATCH,
             )
+
+
+def check_delay(base: str | Path, recipe: Recipe) -> None:
+    """Raise ArmfleetError unless the recipe's delay leaves an action of the base's chunk to learn.
+
+    Raises:
+        ArmfleetError: BASE_MISMATCH: it does not; BASE_MISSING.
+    """
+    if recipe.delay == 0:
+        return
+    chunk = int(json.loads((resolve_base(base) / CONFIG).read_text())["chunk_size"])
+    if recipe.delay >= chunk:
+        raise ArmfleetError(
+            f"the recipe prepares for a delay of {recipe.delay} actions, the base's chunks have {chunk}",
+            do=f"set [recipe] delay below {chunk} at the coordinator, better at half of it or less",
+            code=ExitCode.BASE_MISMATCH,
+        )
 
 
 def _snapshot(hub_id: str) -> Path:

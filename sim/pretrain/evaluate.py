@@ -25,7 +25,7 @@ def loaded(folder: Path) -> Predict:
     before, after = make_pre_post_processors(policy.config, pretrained_path=str(folder))
 
     def predict(
-        observations: list[Observation], delay: int, left_over: np.ndarray | None
+        observations: list[Observation], delay: int, running: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         images = np.stack([np.asarray(seen["image"]) for seen in observations]).transpose(0, 3, 1, 2)
         batch = {
@@ -33,9 +33,9 @@ def loaded(folder: Path) -> Predict:
             STATE_KEY: torch.from_numpy(np.stack([np.asarray(seen["state"]) for seen in observations])),
             "task": [str(seen["task"]) for seen in observations],
         }
-        previous = None if left_over is None else torch.from_numpy(left_over)
+        left_over = None if running is None else torch.from_numpy(running[:, 1:])
         chunks = policy.predict_action_chunk(
-            before(batch), inference_delay=delay, prev_chunk_left_over=previous
+            before(batch), inference_delay=delay, prev_chunk_left_over=left_over
         )
         return chunks.numpy(), after(chunks).numpy()
 

@@ -27,6 +27,7 @@ from shared.exit_codes import ExitCode
 from shared.messages import FieldResult
 from shared.uds import UdsClient
 
+BASE = Path(__file__).parents[2] / "sim" / "base"
 MAIN = "import sys, pathlib, coordinator.daemon as d; sys.exit(d.main(pathlib.Path(sys.argv[1])))"
 
 
@@ -162,6 +163,17 @@ def test_a_full_disk_ends_it_with_a_numbered_code_and_a_sentence(config_file, ad
     monkeypatch.setattr(targets, "write_atomic", full)
     assert daemon.main(config_file) == ExitCode.DISK_FULL
     assert "make room for [coordinator] state_dir" in said[0]
+
+
+def test_a_delay_that_does_not_fit_the_base_ends_it_with_a_numbered_code(config_file, adapter, monkeypatch):
+    init(load(config_file), adapter, "ba5e" * 16)
+    text = config_file.read_text().replace('"unused"', f'"{BASE}"')
+    config_file.write_text(text.replace("steps = 8", "delay = 8"))
+    said = []
+    monkeypatch.setattr(daemon, "setup_logging", lambda component: None)
+    monkeypatch.setattr(daemon.logger, "error", lambda _format, error: said.append(str(error)))
+    assert daemon.main(config_file) == ExitCode.BASE_MISMATCH
+    assert "set [recipe] delay below 8" in said[0]
 
 
 def test_it_imports_neither_torch_nor_lerobot():

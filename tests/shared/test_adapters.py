@@ -4,6 +4,7 @@ from safetensors.numpy import save
 
 from shared.adapters import (
     PACKED,
+    Contribution,
     Manifest,
     digest,
     pack_adapter,
@@ -33,6 +34,14 @@ def manifest(tensors=TENSORS, normalisation=None):
         normalisation=normalisation,
         created="2026-01-01T00:00:00Z",
     )
+
+
+def test_a_version_is_trained_for_a_delay_once_updates_went_into_it():
+    recipe = Recipe(delay=3)
+    first = manifest().model_copy(update={"recipe": recipe})
+    part = Contribution(update_id="u", node="a", weight=1.0, staleness=0)
+    assert (first.delay, first.model_copy(update={"contributions": [part]}).delay) == (0, 3)
+    assert Manifest.model_validate_json(first.model_dump_json()).recipe.delay == 3
 
 
 def test_digest_depends_on_names_shapes_and_bytes_only():

@@ -20,7 +20,7 @@ def test_a_recipe_of_the_first_release_is_written_as_it_was_read() -> None:
     recipe = Recipe.model_validate_json(FIRST_RELEASE)
     assert recipe.model_dump_json() == FIRST_RELEASE
     assert (recipe.mu, recipe.mask_padding, recipe.keep_optimiser) == (0, False, True)
-    assert recipe.schedule == "cosine"
+    assert (recipe.schedule, recipe.delay) == ("cosine", 0)
 
 
 @given(
@@ -32,6 +32,7 @@ def test_a_recipe_of_the_first_release_is_written_as_it_was_read() -> None:
             "keep_optimiser": st.booleans(),
             "schedule": st.sampled_from(["cosine", "constant"]),
             "codec": st.sampled_from(["fp16-zstd", "int4-zstd"]),
+            "delay": st.integers(0, 8),
         },
     )
 )
@@ -45,7 +46,7 @@ def test_a_recipe_survives_the_wire(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"mu": -1}, {"schedule": "linear"}, {"codec": "int2-zstd"}, {"mu": float("nan")}]
+    "wrong", [{"mu": -1}, {"schedule": "linear"}, {"codec": "int2-zstd"}, {"mu": float("nan")}, {"delay": -1}]
 )
 def test_what_no_trainer_could_do_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

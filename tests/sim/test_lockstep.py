@@ -70,7 +70,7 @@ def test_the_queue_behaves_as_lerobots() -> None:
         for _ in range(3):
             np.testing.assert_array_equal(ours.pop()[0], theirs.get().numpy())
         assert len(ours) == theirs.qsize()
-        np.testing.assert_array_equal(ours.left_over()[0], theirs.get_left_over().numpy())
+        np.testing.assert_array_equal(ours.running()[0, 1:], theirs.get_left_over().numpy())
 
 
 def test_the_interpolator_behaves_as_lerobots() -> None:
@@ -92,9 +92,9 @@ class Recorder:
         self.calls: list[tuple[int, int, np.ndarray | None]] = []
 
     def __call__(
-        self, observations: list[Observation], delay: int, left_over: np.ndarray | None
+        self, observations: list[Observation], delay: int, running: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        self.calls.append((len(observations), delay, left_over))
+        self.calls.append((len(observations), delay, running))
         states = np.stack([np.asarray(seen["state"]) for seen in observations])
         chunks = np.repeat(states[:, None], 8, axis=1)
         return chunks + len(self.calls), chunks
@@ -103,34 +103,43 @@ class Recorder:
 def test_a_chunk_is_asked_for_when_half_of_the_last_is_left() -> None:
     policy = Recorder()
     tasks = [Task("touch", "red"), Task("hover", "blue")]
-    results = rollout_batch(policy, tasks, [11, 12], delay_ticks=1, max_s=2.0)
+    results = rollout_batch(policy, tasks, [11, 12], latency=3, max_s=2.0)
     assert [result.success for result in results] == [False, False]
     assert [result.steps for result in results] == [20, 20]
-    sizes, delays, left = zip(*policy.calls, strict=True)
+    sizes, delays, running = zip(*policy.calls, strict=True)
     assert set(sizes) == {2}
     assert delays[0] == 0
     assert set(delays[1:]) == {1}
-    assert left[0] is None
-    assert all(rest.shape == (2, 4, 6) for rest in left[1:])
-    assert left[1][0, 0, 0] == pytest.approx(policy.calls[1][2][0, 3, 0])
+    assert running[0] is None
+    assert all(rest.shape == (2, 5, 6) for rest in running[1:])  # the action being executed, and four
     assert 6 <= len(policy.calls) <= 8  # three of eight actions of each chunk are executed
+
+
+@pytest.mark.parametrize(("latency", "delay"), [(0, 0), (1, 1), (3, 1), (4, 2), (8, 3)])
+def test_a_chunk_loses_an_action_for_each_that_was_begun_meanwhile(latency: int, delay: int) -> None:
+    policy = Recorder()
+    rollout_batch(policy, [Task("touch", "red")], [11], latency=latency, max_s=2.0)
+    assert {asked for _, asked, _ in policy.calls[1:]} == {delay}
+    first = policy.calls[1][2]
+    assert first is not None
+    assert first.shape[1] == 5  # at half a chunk, whatever was dropped
 
 
 def test_nothing_moves_before_the_first_chunk_has_arrived() -> None:
     far = start_pose(draw_scene(11, Task("touch", "red"))) + 20
 
     def jump(
-        observations: list[Observation], delay: int, left_over: np.ndarray | None
+        observations: list[Observation], delay: int, running: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         seen.append(np.asarray(observations[0]["state"]))
         chunk = np.repeat(far[None, None], 8, axis=1)
         return chunk, chunk
 
     seen: list[np.ndarray] = []
-    rollout_batch(jump, [Task("touch", "red")], [11], delay_ticks=4, max_s=0.5)
+    rollout_batch(jump, [Task("touch", "red")], [11], latency=12, max_s=0.5)
     first, when_it_arrives = seen
     assert np.abs(when_it_arrives - first).max() < 0.5
-    rollout_batch(jump, [Task("touch", "red")], [11], delay_ticks=1, max_s=0.7)
+    rollout_batch(jump, [Task("touch", "red")], [11], latency=3, max_s=0.7)
     assert np.abs(seen[-1] - first).max() > 5
 
 
@@ -139,7 +148,7 @@ def test_lockstep_is_deterministic_and_batching_changes_nothing() -> None:
     goals = start_pose(scene) + np.linspace(0, 8, 8)[:, None]
 
     def wave(
-        observations: list[Observation], delay: int, left_over: np.ndarray | None
+        observations: list[Observation], delay: int, running: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
         chunks = np.repeat(goals[None], len(observations), axis=0)
         return chunks, chunks

@@ -8,14 +8,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from lerobot.policies.rtc.action_queue import ActionQueue
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
+from lerobot.rollout.inference.rtc import _normalize_prev_actions_length
 from safetensors.numpy import save
 
 from agent.inference import proxy as proxy_module
-from agent.inference.proxy import PolicyProxy, Processed
+from agent.inference.proxy import PolicyProxy, Processed, running
 from agent.inference.resident import PolicyServer, ResidentPolicy, is_identity
 from shared.adapters import digest, read_adapter, write_adapter
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from sim.lockstep import ChunkQueue
 
 CHUNK = 8
 NAME = "base_model.model.model.vlm_with_expert.lm_expert.layers.0.self_attn.q_proj"
@@ -143,13 +149,37 @@ def batch():
 
 def test_the_proxy_hands_over_both_forms_of_the_chunk(served, predictor):
     proxy = PolicyProxy(served, "push")
-    original = proxy.predict_action_chunk(batch(), inference_delay=2, prev_chunk_left_over=torch.ones(4, 6))
+    original = proxy.predict_action_chunk(batch())
     assert original.shape == (1, CHUNK, 6)
     assert torch.equal(Processed(proxy)(original)[0, 0], torch.arange(6, dtype=torch.float32))
-    shape, dtype, delay, rest = predictor.calls[-1]
-    assert (shape, dtype, delay, rest.shape) == ((1, 96, 96, 3), np.uint8, 2, (1, 4, 6))
+    assert predictor.calls[-1] == ((1, 96, 96, 3), np.uint8, 0, None)
     assert len(proxy.latencies) == 1
     proxy.close()
+
+
+def test_the_next_chunk_is_asked_for_with_the_action_being_executed(served, predictor):
+    """The engine's left-over begins with the one after it."""
+    proxy = PolicyProxy(served, "push")
+    left_over = proxy.predict_action_chunk(batch())[0, 3:] + torch.arange(1, 6)[:, None]
+    proxy._last[3:] = left_over.numpy()
+    proxy.predict_action_chunk(batch(), inference_delay=2, prev_chunk_left_over=left_over[:4])
+    _, _, delay, rest = predictor.calls[-1]
+    assert delay == 2
+    np.testing.assert_array_equal(rest[0], np.vstack([np.zeros((1, 6)), left_over]))
+    proxy.close()
+
+
+@given(delay=st.integers(0, CHUNK), taken=st.integers(1, CHUNK), horizon=st.integers(1, CHUNK - 1))
+def test_on_the_arm_and_in_lockstep_the_same_actions_are_running(delay, taken, horizon):
+    chunk = np.random.default_rng(0).normal(size=(CHUNK, 6)).astype(np.float32)
+    ours, theirs = ChunkQueue(), ActionQueue(RTCConfig(execution_horizon=horizon))
+    ours.replace(chunk[None], chunk[None], delay)
+    theirs.merge(torch.from_numpy(chunk), torch.from_numpy(chunk), delay)
+    for _ in range(taken):
+        ours.pop()
+        theirs.get()
+    left_over = _normalize_prev_actions_length(theirs.get_left_over(), horizon)
+    np.testing.assert_array_equal(running(chunk, left_over.numpy()), ours.running()[0])
 
 
 def test_a_slow_answer_is_not_taken_for_the_next_one(served, predictor, monkeypatch):

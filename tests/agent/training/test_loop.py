@@ -94,10 +94,10 @@ def test_fedprox_adds_mu_times_the_distance_from_the_start(bench: Bench, mu: flo
     torch.testing.assert_close(bench.step(bench.loop(mu=mu), start), plain + mu * away, rtol=1e-5, atol=1e-5)
 
 
-@given(micro_batch=st.integers(1, BATCH), mask=st.booleans())
+@given(micro_batch=st.integers(1, BATCH), mask=st.booleans(), delay=st.sampled_from([0, 7]))
 @settings(max_examples=10, deadline=None)
-def test_pieces_add_up_to_the_whole_batch(bench: Bench, micro_batch: int, mask: bool) -> None:
-    loop = bench.loop(mask_padding=mask)
+def test_pieces_add_up_to_the_whole_batch(bench: Bench, micro_batch: int, mask: bool, delay: int) -> None:
+    loop = bench.loop(mask_padding=mask, delay=delay)
     whole, losses = bench.step(loop).clone(), bench.losses
     assert apart(bench.step(loop, micro_batch=micro_batch), whole) < 1e-5
     for task, (total, count) in bench.losses.items():
@@ -118,6 +118,13 @@ def test_a_masked_batch_weighs_every_action_of_an_episode_alike(bench: Bench) ->
     ((losses * batch.in_episode.sum(1)).sum() / batch.in_episode.sum()).backward()
     assert apart(masked, bench.gradient()) < 1e-5
     assert apart(bench.step(bench.loop()), masked) > 1e-2
+
+
+def test_training_for_a_delay_changes_the_gradient_but_not_the_held_out_loss(bench: Bench) -> None:
+    """Losses of different recipes stay comparable."""
+    plain, held_out = bench.step(bench.loop()).clone(), bench.loop().evaluate(bench.samples)
+    assert apart(bench.step(bench.loop(delay=3)), plain) > 1e-2
+    assert bench.loop(delay=3).evaluate(bench.samples) == held_out
 
 
 @pytest.mark.parametrize(

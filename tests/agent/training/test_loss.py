@@ -5,9 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given as for_all
+from hypothesis import settings
+from hypothesis import strategies as st
 from peft import PeftModel
 
-from agent.training.loss import draw, embed_images, encode_prefix, flow_matching_loss, sample_actions
+from agent.training.loss import (
+    _with_state,
+    draw,
+    draw_given,
+    embed_images,
+    encode_prefix,
+    flow_matching_loss,
+    sample_actions,
+)
 from shared.policy.adapter import adapter_parameters, add_adapter, set_tensors
 from shared.policy.base import load_base
 from shared.policy.initial import initial_adapter
@@ -49,11 +61,12 @@ def ours(
     noise: torch.Tensor,
     time: torch.Tensor,
     in_episode: torch.Tensor | None = None,
+    given: torch.Tensor | None = None,
 ) -> torch.Tensor:
     policy = model.get_base_model()
     features = embed_images(policy, {"front": rows["pixels"]})
     prefix = encode_prefix(policy, features, rows["tokens"], rows["mask"])
-    return flow_matching_loss(policy, prefix, rows["state"], rows["action"], noise, time, in_episode)
+    return flow_matching_loss(policy, prefix, rows["state"], rows["action"], noise, time, in_episode, given)
 
 
 def lerobots(
@@ -104,6 +117,87 @@ def test_several_draws_are_their_mean(model: PeftModel, rows: dict) -> None:
     together = ours(model, rows, noise, time)
     single = torch.stack([lerobots(model, rows, noise[:, d], time[:, d]) for d in range(3)])
     torch.testing.assert_close(together, single.mean(0), rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_without_given_actions_it_is_lerobots_step_bit_for_bit(model: PeftModel, rows: dict) -> None:
+    policy = model.get_base_model()
+    torch.manual_seed(0)
+    noise, time = draw(policy, ROWS, 2)
+    features = embed_images(policy, {"front": rows["pixels"]})
+    prefix = encode_prefix(policy, features, rows["tokens"], rows["mask"])
+    cache, valid = _with_state(policy, prefix, policy.prepare_state({"observation.state": rows["state"]}))
+    cache.batch_repeat_interleave(2)
+    actions = policy.prepare_action({"action": rows["action"]}).repeat_interleave(2, 0)
+    flat, t = noise.flatten(0, 1), time.flatten()[:, None, None]
+    step = policy.model.denoise_step(
+        valid.repeat_interleave(2, 0), cache, t * flat + (1 - t) * actions, time.flatten()
+    )
+    squared = F.mse_loss(flat - actions, step, reduction="none")[..., :6]
+    want = squared.mean(dim=(1, 2)).unflatten(0, (ROWS, 2)).mean(1)
+    assert torch.equal(ours(model, rows, noise, time), want)
+    none_given = torch.zeros(ROWS, 2, dtype=torch.int64)
+    torch.testing.assert_close(ours(model, rows, noise, time, given=none_given), want, rtol=1e-5, atol=1e-6)
+
+
+@for_all(counts=st.lists(st.integers(0, 7), min_size=ROWS, max_size=ROWS))
+@settings(max_examples=10, deadline=None)
+@torch.no_grad()
+def test_given_actions_have_no_noise_and_do_not_count(
+    model: PeftModel, rows: dict, counts: list[int]
+) -> None:
+    torch.manual_seed(0)
+    noise, time = draw(model.get_base_model(), ROWS, 1)
+    given = torch.tensor(counts)[:, None]
+    loss = ours(model, rows, noise, time, given=given)
+    is_given = torch.arange(8) < given
+    noise[:, 0][is_given] += 1
+    assert torch.equal(ours(model, rows, noise, time, given=given), loss)
+    # They are seen, though: what follows depends on them.
+    moved = rows | {"action": rows["action"] + 3 * is_given[..., None]}
+    changed = (ours(model, moved, noise, time, given=given) - loss).abs() > 1e-6
+    assert changed.tolist() == [count > 0 for count in counts]
+
+
+@torch.no_grad()
+def test_the_loss_after_given_actions_is_the_mean_over_the_others(model: PeftModel, rows: dict) -> None:
+    """One row at a time: masking an action that is not given takes its share out of the mean."""
+    torch.manual_seed(0)
+    noise, time = draw(model.get_base_model(), ROWS, 1)
+    given = torch.full((ROWS, 1), 3)
+
+    def loss(actions: int) -> torch.Tensor:
+        in_episode = (torch.arange(8) < actions).expand(ROWS, -1)
+        return ours(model, rows, noise, time, in_episode, given)
+
+    whole = ours(model, rows, noise, time, given=given)
+    torch.testing.assert_close(loss(8), whole, rtol=1e-5, atol=1e-6)
+    last = 5 * whole - 4 * loss(7)  # the sum over five actions less that over four
+    assert bool((last > 0).all())
+    moved = rows | {"action": rows["action"].clone()}
+    moved["action"][:, 7] += 3  # a token sees no later one: the first four stay what they were
+    changed = 5 * ours(model, moved, noise, time, given=given) - 4 * loss(7)
+    assert bool(((changed - last).abs() > 1e-3).all())
+    in_four = (torch.arange(8) < 7).expand(ROWS, -1)
+    torch.testing.assert_close(ours(model, moved, noise, time, in_four, given), loss(7), rtol=1e-5, atol=1e-6)
+
+
+def test_of_a_row_near_the_end_one_action_always_trains(model: PeftModel, rows: dict) -> None:
+    torch.manual_seed(0)
+    noise, time = draw(model.get_base_model(), ROWS, 1)
+    in_episode = torch.arange(8)[None] < torch.tensor([8, 1, 5, 8, 3])[:, None]
+    most = in_episode.sum(1, keepdim=True) - 1
+    all_given = ours(model, rows, noise, time, in_episode, torch.full((ROWS, 1), 7))
+    assert torch.equal(all_given, ours(model, rows, noise, time, in_episode, most))
+    assert bool((all_given > 0).all())
+
+
+def test_every_number_of_given_actions_is_drawn_alike() -> None:
+    drawn = draw_given(1000, 4, 3, seed=5)
+    assert torch.equal(drawn, draw_given(1000, 4, 3, seed=5))
+    assert torch.bincount(drawn.flatten(), minlength=4).sub(1000).abs().max() < 130  # five deviations
+    assert drawn.min() == 0
+    assert drawn.max() == 3
 
 
 def test_sampled_actions_are_lerobots(model: PeftModel, rows: dict) -> None:

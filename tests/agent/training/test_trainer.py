@@ -196,6 +196,13 @@ def test_moments_are_kept_between_updates(
     assert {float(count) for count in state["count"].values()} == {10.0}
 
 
+def test_a_recipe_whose_delay_does_not_fit_the_chunk_is_refused(
+    trainer: Callable, tensors: Tensors, recipe: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(ArmfleetError, match="delay of 8 actions"):
+        trainer(tmp_path).train(tensors, 0, recipe.model_copy(update={"delay": 8}), 2e-3)
+
+
 def test_a_recipe_of_another_shape_drops_the_moments(
     trainer: Callable, tiny_base: Path, tensors: Tensors, recipe: Recipe, tmp_path: Path
 ) -> None:

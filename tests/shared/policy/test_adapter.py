@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared import adapters
-from shared.adapters import Manifest, Tensors
+from shared.adapters import Contribution, Manifest, Tensors
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.normalisation import Statistics, measured
@@ -213,6 +213,22 @@ def test_a_version_of_another_base_is_refused(chunker: Chunker, folder: Path, tm
     assert error.value.code is ExitCode.BASE_MISMATCH
 
 
+def test_what_a_version_was_trained_for_comes_with_its_folder(
+    chunker: Chunker, folder: Path, tmp_path: Path
+) -> None:
+    tensors, config, manifest = adapters.read_adapter(folder)
+    assert manifest is not None
+    part = Contribution(update_id="u", node="a", weight=1.0, staleness=0)
+    changes = {"recipe": WIDE.model_copy(update={"delay": 3}), "contributions": [part]}
+    adapters.write_adapter(tmp_path, tensors, config, manifest.model_copy(update=changes))
+    chunker.load_version(tmp_path)
+    running = np.random.default_rng(0).normal(size=(2, 5, 6)).astype(np.float32)
+    original, _ = chunker.chunk(*observation(), inference_delay=3, prev_chunk=running)
+    np.testing.assert_array_equal(original[:, :3], running[:, :3])
+    chunker.load_version(folder)
+    assert chunker.delay == 0
+
+
 def test_a_partial_adapter_changes_nothing(tiny_base: Path, trained: Tensors) -> None:
     model = add_adapter(load_base(tiny_base), WIDE)
     before = live_digest(model)
@@ -237,7 +253,8 @@ def test_no_local_path_travels_with_an_adapter(tiny_base: Path) -> None:
 
 
 def test_guidance_pulls_towards_the_rest_of_the_last_chunk(chunker: Chunker, tiny_base: Path) -> None:
-    rest = np.full((2, 4, 6), 0.7, np.float32)
+    rest = np.full((2, 5, 6), 0.7, np.float32)
+    rest[:, 0] = -2  # being executed: guidance begins with the next one
     free, _ = chunker.chunk(*observation())
     chunker.reseed(0)
     guided, _ = chunker.chunk(*observation(), inference_delay=2, prev_chunk=rest)

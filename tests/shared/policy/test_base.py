@@ -12,7 +12,8 @@ from huggingface_hub import constants
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.policy.digest import base_digest
-from shared.policy.source import resolve_base
+from shared.policy.source import check_delay, resolve_base
+from shared.recipe import Recipe
 
 HUB_ID = "somebody/tiny_smolvla"
 
@@ -91,6 +92,14 @@ def test_weights_that_are_missing_are_not_made_up(tiny_base: Path, tmp_path: Pat
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ArmfleetError, match=r"1 weights are missing, first: model\.action_out_proj\.weight"):
         load_base(folder)
+
+
+def test_a_delay_must_leave_an_action_of_the_chunk(tiny_base: Path) -> None:
+    check_delay(tiny_base, Recipe(delay=7))
+    with pytest.raises(ArmfleetError, match="a delay of 8 actions, the base's chunks have 8") as error:
+        check_delay(tiny_base, Recipe(delay=8))
+    assert error.value.code is ExitCode.BASE_MISMATCH
+    check_delay("no such base", Recipe())  # plain training asks nothing of it
 
 
 def test_another_kind_of_policy_is_refused(tiny_base: Path, tmp_path: Path) -> None:
