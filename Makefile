@@ -22,7 +22,7 @@ SHARED := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --durations=8
 ONCE_MORE := --last-failed --last-failed-no-failures none
 
-.PHONY: help install test lint demo simulate base bench-loop bench-record bench-clocks bench-delay bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
+.PHONY: help install test lint demo simulate base bench-async bench-loop bench-record bench-clocks bench-delay bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -57,6 +57,9 @@ simulate: .venv/.simulate ## many virtual nodes under Flower's simulation engine
 
 base: install ## pretrain the tiny base policy in the simulator (about 25 minutes)
 	$(PY) -m sim.pretrain --out sim/base
+
+bench-async: install ## asynchronous against synchronous inference on the virtual arm: time and completions (SEED=n, SCENES=n)
+	$(PY) -m benchmarks.bench_async --seed $(SEED) $(if $(SCENES),--scenes $(SCENES))
 
 bench-loop: install ## control loop while recording, beside LeRobot's
 	$(PY) -m benchmarks.bench_loop
@@ -99,4 +102,4 @@ lock: ## resolve the dependencies again into requirements.lock
 	  -o benchmarks/simulate/requirements.txt
 
 clean: ## remove what demo and tests leave
-	rm -rf demo-run demo-report.json simulate-run simulate.json bench-*.json soak-*.json .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf async-run demo-run demo-report.json simulate-run simulate.json bench-*.json soak-*.json .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -25,6 +25,7 @@ from agent.episodes.store import EpisodeStore
 from agent.evaluation.field import field_results
 from agent.evaluation.rollouts import RolloutStore
 from agent.exchange.enrolment import FILE as ENROLMENT
+from agent.heartbeat import Heartbeat
 from agent.judging import Judging
 from agent.lock import only_one
 from agent.machine import Observer
@@ -101,6 +102,7 @@ class Agent:
         self.index.unblind_rollouts()  # a comparison ended with the agent that ran it
         self.judging = Judging(commands[GATE], self._judged)
         self.workers = self._make_workers(commands, cgroup)
+        self._policy_heartbeat = Heartbeat(self.workers["policy"], "policy")
         self.episodes = EpisodeDesk(
             config, self.index.refresh_episode, self.judging.add, self._interrupt_training
         )
@@ -165,6 +167,7 @@ class Agent:
         """Decide what the workstation does now, and see to it."""
         await self._join_if_enrolled()
         self.decision = self.decide()
+        self._policy_heartbeat.tick()
         if self.arm is not None:
             await self.arm.rest()
         if self.parking is not None:

@@ -1,8 +1,9 @@
-"""Notices an arm worker that hangs, and keeps what it last said about itself.
+"""Notices a worker that hangs, and keeps what it last said about itself.
 
-A process that is stopped or stuck does not end, so nothing else would notice it, and its servos hold
-their last goal for hours. The worker answers `status` at once whatever it does; one that is silent again
-and again is killed, and its death makes the agent hold and release the arm.
+A process that is stopped or stuck does not end, so nothing else would notice it: the servos of an arm
+worker would hold their last goal for hours, a policy would be asked for nothing. Both answer `status` at
+once whatever they do; one that is silent again and again is killed, and started again as after any death
+(that of the arm worker makes the agent hold and release the arm).
 """
 
 import asyncio
@@ -33,22 +34,27 @@ def hangs(error: ArmfleetError) -> bool:
 
 
 class Heartbeat:
-    """Asks the arm worker how it is, once a second.
+    """Asks a worker how it is, once a second.
 
     Attributes:
         account: Its last answer to `status`; empty while it is not ready.
         warnings: Sentences about the follower's health, as it last told them.
 
     Args:
-        worker: The arm worker.
+        worker: The arm worker or the policy worker.
+        name: Of the worker, for the log.
         answer_s: Longest wait for an answer.
         clock: Monotonic, seconds.
     """
 
     def __init__(
-        self, worker: Worker, answer_s: float = ANSWER_S, clock: Callable[[], float] = time.monotonic
+        self,
+        worker: Worker,
+        name: str = "arm",
+        answer_s: float = ANSWER_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._worker, self._answer_s, self._clock = worker, answer_s, clock
+        self._worker, self._name, self._answer_s, self._clock = worker, name, answer_s, clock
         self._task: asyncio.Task[None] | None = None
         self._next = 0.0
         self._missed = 0
@@ -69,11 +75,11 @@ class Heartbeat:
             self._missed = 0
         except ArmfleetError as error:
             if not hangs(error):
-                logger.warning("the arm worker gives no account of itself: {}", error)
+                logger.warning("the {} worker gives no account of itself: {}", self._name, error)
                 return
             self._missed += 1
             if self._missed >= HANGS and self._worker.pid is not None:
-                logger.error("the arm worker hangs and is killed: {}", error)
+                logger.error("the {} worker hangs and is killed: {}", self._name, error)
                 self._missed = 0
                 os.kill(self._worker.pid, signal.SIGKILL)
 

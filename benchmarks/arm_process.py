@@ -1,4 +1,4 @@
-"""The arm process without its agent, and a person at the leader: what the recording benchmarks share."""
+"""The arm process without its agent, and a person at the leader: what benchmarks of the arm share."""
 
 import os
 import socket
@@ -24,13 +24,20 @@ TASK = {"verb": "push_left", "color": "red"}
 TEXT = "push the red cube to the left"
 
 
-def agent_config(workstation: LaunchedWorkstation, folder: Path, width: int = 96, height: int = 96) -> Path:
-    """Writes an agent.toml for the workstation's arm and all its cameras into `folder`."""
+def agent_config(
+    workstation: LaunchedWorkstation,
+    folder: Path,
+    width: int = 96,
+    height: int = 96,
+    base: Path = Path("none"),
+) -> Path:
+    """Writes an agent.toml for the workstation's arm and all its cameras into `folder`; recording needs no
+    `base`."""
     ws = workstation.folder
     path = folder / "agent.toml"
     text = (
         f'[node]\nname = "bench"\nstate_dir = "{folder}/state"\nsocket = "{folder}/agent.sock"\n'
-        f'[policy]\nbase = "{folder}/none"\n'
+        f'[policy]\nbase = "{base}"\n'
         f'[arm]\nfollower_port = "{ws}/ttyFOLLOWER"\nleader_port = "{ws}/ttyLEADER"\nid = "{ARM_ID}"\n'
         f'calibration_dir = "{ws}/calibration"\n'
     )
@@ -41,25 +48,29 @@ def agent_config(workstation: LaunchedWorkstation, folder: Path, width: int = 96
     return path
 
 
-class ArmWorker:
-    """The arm process, and the daemon's end of its channel."""
+class ChannelWorker:
+    """A worker process, and the daemon's end of its channel.
 
-    def __init__(self, config: Path) -> None:
+    Args:
+        module: With a `main` of its own that takes `--config`.
+        config: agent.toml.
+        options: Further arguments.
+    """
+
+    def __init__(self, module: str, config: Path, *options: str) -> None:
         self._sock, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "agent.robot.worker", "--config", str(config)],
+                [sys.executable, "-m", module, "--config", str(config), *options],
                 env={**os.environ, FD_VARIABLE: str(theirs.fileno()), "OMP_NUM_THREADS": "1"},
                 pass_fds=[theirs.fileno()],
             )
         self.pid = self._process.pid
-        self._requests = 0
+        self._module, self._requests = module, 0
         self._sock.settimeout(WORKER_START_S)
-        ready = self._receive()
-        while ready.get("event") != "ready":
-            ready = self._receive()
-        if ready["fault"]:
-            raise ArmfleetError.from_dict(ready["fault"])
+        self.ready = self._receive()
+        while self.ready.get("event") != "ready":
+            self.ready = self._receive()
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Carries out one operation; raises the worker's own error."""
@@ -72,7 +83,7 @@ class ArmWorker:
         return message["result"]
 
     def close(self) -> None:
-        """Hangs up: the worker releases the arm and ends."""
+        """Hangs up: the worker ends, that of the arm after it released it."""
         self._sock.close()
         try:
             self._process.wait(10)
@@ -83,8 +94,17 @@ class ArmWorker:
     def _receive(self) -> dict[str, Any]:
         message = envelope.recv(self._sock)
         if message is None:
-            raise ArmfleetError(f"the arm process ended ({self._process.wait(10)})")
+            raise ArmfleetError(f"{self._module} ended ({self._process.wait(10)})")
         return message[0]
+
+
+class ArmWorker(ChannelWorker):
+    """The arm process, with its arms and cameras ready."""
+
+    def __init__(self, config: Path, module: str = "agent.robot.worker") -> None:
+        super().__init__(module, config)
+        if self.ready["fault"]:
+            raise ArmfleetError.from_dict(self.ready["fault"])
 
 
 @contextmanager

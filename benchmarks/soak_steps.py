@@ -77,7 +77,9 @@ def demonstration(seed: int, frames: int) -> Iterator[tuple[Observation, np.ndar
         front[row : row + 24, column : column + 16] = (230, 120, 40)
         pictures = {"front": front, "wrist": np.roll(GROUND, (round(0.5 * lift), round(0.7 * pan)), (0, 1))}
         shots = {
-            name: Frame((image + rng.normal(0, 2, image.shape)).astype(np.uint8), 1000 + i / FPS, 0.01, False)
+            name: Frame(
+                (image + rng.normal(0, 2, image.shape)).astype(np.uint8), 1000 + i / FPS, 0.01, False, i / FPS
+            )
             for name, image in pictures.items()
         }
         period = float("nan") if i == 0 else 1 / FPS

@@ -38,6 +38,7 @@ class ExitCode(IntEnum):
     BASE_MISMATCH = 41
     DEVICE_MISSING = 42
     POLICY_MISFIT = 43
+    POLICY_FAILED = 44
 
     # exchange, as a workstation sees it
     COORDINATOR_AWAY = 50

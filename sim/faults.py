@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sim.registers import FIRMWARE, MODEL_STS3215
 
 BusName = Literal["follower", "leader"]
-CameraFault = Literal["none", "silent", "frozen", "black"]
+CameraFault = Literal["none", "silent", "frozen", "stuck", "black"]
+"""`frozen` sends the same picture with new time stamps, `stuck` the same message, its stamp included."""
 
 
 class _Fault(BaseModel):

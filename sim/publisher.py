@@ -45,6 +45,7 @@ class CameraPublisher:
         self.fault: CameraFault = "none"
         self._canary = canary
         self._frozen: bytes | None = None
+        self._stuck: str | None = None
         self._socket: zmq.Socket[Any] = zmq.Context.instance().socket(zmq.PUB)
         self._socket.setsockopt(zmq.SNDHWM, QUEUED_FRAMES)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -68,9 +69,10 @@ class CameraPublisher:
             return
         if fault != "frozen" or self._frozen is None:
             self._frozen = encode_frame(self._finish(frame, fault))
-        image = base64.b64encode(self._frozen).decode()
-        message = {"timestamps": {self.name: timestamp}, "images": {self.name: image}}
-        self._socket.send_string(json.dumps(message))
+        if fault != "stuck" or self._stuck is None:
+            image = base64.b64encode(self._frozen).decode()
+            self._stuck = json.dumps({"timestamps": {self.name: timestamp}, "images": {self.name: image}})
+        self._socket.send_string(self._stuck)
 
     def close(self) -> None:
         """Closes the socket; frames not yet sent are dropped."""

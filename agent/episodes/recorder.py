@@ -268,7 +268,7 @@ def _sidecar_row(index: int, seen: Observation) -> dict[str, object]:
 
 
 def _blank(cameras: Mapping[str, Shape], tick: int) -> Observation:
-    frames = {name: Frame(np.zeros(shape, np.uint8), 0.0, 0.0, False) for name, shape in cameras.items()}
+    frames = {name: Frame(np.zeros(shape, np.uint8), 0.0, 0.0, False, 0.0) for name, shape in cameras.items()}
     return Observation(tick, time.time(), float("nan"), 0.0, np.zeros(6, np.float32), None, frames, 0)
 
 

@@ -95,7 +95,10 @@ class RolloutRecord(BaseModel):
     """Digest of the live tensors during the rollout."""
     created: str
     reason: str
-    """Why it ended: time_up, the operator's word, or an exit code's name."""
+    """Why it ended: time_up, the operator's word, an exit code's name, or what was wrong with the policy
+    (`agent.inference.fault`)."""
+    why: str = ""
+    """The sentence that belongs to it; empty where nothing failed."""
     figures: RolloutFigures = RolloutFigures()
     success: bool | None = None
     """The label; None until someone gave it."""
@@ -114,7 +117,7 @@ class RolloutRecord(BaseModel):
         if not self.blinded:
             return self
         place = self.place and self.place.model_copy(update={"seed": None})
-        return self.model_copy(update={"version": None, "digest": None, "place": place})
+        return self.model_copy(update={"version": None, "digest": None, "why": "", "place": place})
 
 
 class RolloutStore:

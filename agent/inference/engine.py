@@ -6,10 +6,12 @@ Why these settings (measured):
 * the default queue threshold of 30 infers without pause, a core per arm: about half the chunk is right;
 * the policy runs at 10 Hz, `ActionInterpolator` fills the control loop's 30 Hz;
 * `LatencyTracker.max()` never decays, so one hiccup would slow every later rollout: hence a new engine each
-  time.
+  time, and the proxy forgets it within the rollout;
+* of a new chunk those actions are left out whose time has passed: but not while the arm stood still, which it
+  does before the first chunk and whenever one comes late. An engine that leaves them out then too never moves
+  an arm again whose policy takes as long as a chunk lasts; this one is as slow as a synchronous one.
 """
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from lerobot.policies.rtc import ActionQueue
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.rollout.inference.rtc import RTCInferenceEngine
 from lerobot.rollout.robot_wrapper import ThreadSafeRobot
@@ -24,14 +28,43 @@ from lerobot.utils.action_interpolator import ActionInterpolator
 
 from agent.config import InferenceSection
 from agent.evaluation.rollouts import latency_counts
-from agent.inference.proxy import PassThrough, PolicyProxy, Processed
+from agent.inference.fault import PolicyFault, policy_lost
+from agent.inference.proxy import TAKEN_AT, PassThrough, PolicyProxy, Processed
 from agent.robot.driver import Arm
 from agent.robot.features import Shape, observation_features
 from agent.robot.joints import POSITION_KEYS
 from shared.policy.rtc import POLICY_HZ, STRIDE
 
-# It warns whenever a latency is no whole number of policy steps: always. The latency is in our figures.
-logging.getLogger("lerobot.policies.rtc.action_queue").setLevel(logging.ERROR)
+
+class ExecutedQueue(ActionQueue):
+    """LeRobot's queue, which takes the time that an inference took for actions executed, told what was."""
+
+    def merge(
+        self,
+        original_actions: torch.Tensor,
+        processed_actions: torch.Tensor,
+        real_delay: int,
+        action_index_before_inference: int | None = None,
+    ) -> None:
+        """Replace what is left by a new chunk.
+
+        Args:
+            original_actions, processed_actions: (T, A) and (T, 6).
+            real_delay: Policy steps that the inference took.
+            action_index_before_inference: `get_action_index` when it began.
+        """
+        executed = self.get_action_index() - (action_index_before_inference or 0)
+        # And the one under way: while the arm moves, this is never less than the time says.
+        super().merge(original_actions, processed_actions, min(real_delay, executed + 1))
+
+
+class Engine(RTCInferenceEngine):
+    """LeRobot's engine with that queue; its thread does not look at one before `resume`."""
+
+    def start(self) -> None:
+        """Launch the thread."""
+        super().start()
+        self._action_queue = ExecutedQueue(self._rtc_config)
 
 
 @dataclass
@@ -77,13 +110,14 @@ class RolloutEngine:
         self.proxy = PolicyProxy(socket, task)
         self._interpolator = ActionInterpolator(STRIDE)
         self._started = False
-        self._engine = RTCInferenceEngine(
+        self._engine = Engine(
             policy=self.proxy,
             preprocessor=PassThrough(),
             postprocessor=Processed(self.proxy),
             robot_wrapper=ThreadSafeRobot(arm.device),
             rtc_config=RTCConfig(execution_horizon=settings.execution_horizon),
-            hw_features=observation_features(cameras),
+            hw_features=observation_features(cameras)
+            | {TAKEN_AT: {"dtype": "float32", "shape": (1,), "names": [TAKEN_AT]}},
             task=task,
             fps=float(POLICY_HZ),
             device="cpu",
@@ -96,10 +130,12 @@ class RolloutEngine:
         self._engine.start()
         self._engine.resume()
 
-    def notify(self, state: np.ndarray, images: Mapping[str, np.ndarray]) -> None:
-        """Offer the newest observation: (6,) units, and (H, W, 3) uint8 RGB per camera."""
+    def notify(self, state: np.ndarray, images: Mapping[str, np.ndarray], taken_at: float) -> None:
+        """Offer the newest observation: (6,) units, (H, W, 3) uint8 RGB per camera, and when the oldest part
+        of it was new, monotonic seconds."""
         values = dict(zip(POSITION_KEYS, (float(value) for value in state), strict=True))
-        self._engine.notify_observation({**values, **images})
+        taken = {TAKEN_AT: self.proxy.since_made(taken_at)}
+        self._engine.notify_observation({**values, **images, **taken})
 
     def action(self) -> np.ndarray | None:
         """The goal for this control tick, (6,) float32 units; None when there is none yet or none in time."""
@@ -120,9 +156,16 @@ class RolloutEngine:
         return self._started
 
     @property
-    def failed(self) -> bool:
-        """The engine gave up after repeated errors (ten in a row)."""
-        return self._engine.failed
+    def fault(self) -> PolicyFault | None:
+        """Why no further action is to be sent; also when the engine gave up after ten errors in a row."""
+        if self.proxy.fault is None and self._engine.failed:
+            return policy_lost(self.trouble)
+        return self.proxy.fault
+
+    @property
+    def trouble(self) -> str:
+        """What was wrong with the last inference; empty if nothing was."""
+        return self.proxy.trouble
 
     def status(self) -> dict[str, Any]:
         """What it does now, for the live view; JSON-ready, from any thread.
@@ -137,12 +180,14 @@ class RolloutEngine:
             "chunks": len(latencies),
             "starved": self.figures.starved,
             "latency_ms": round(1e3 * latencies[-1], 1) if latencies else None,
-            "chunk_age_s": None if asked_at is None else round(time.perf_counter() - asked_at, 3),
+            "chunk_age_s": None if asked_at is None else round(time.monotonic() - asked_at, 3),
             "queue": queue.qsize() if queue is not None and latencies else None,
         }
 
     def stop(self) -> EngineFigures:
         """End inference; the figures of the rollout."""
+        if self.trouble:
+            self.proxy.close()  # nobody waits for a policy that hangs
         self._engine.stop()
         self.proxy.close()
         if latencies := self.proxy.latencies:

@@ -111,6 +111,8 @@ class ResidentPolicy:
                 if live != digest:
                     raise _refused(version, f"the live tensors have the digest {live}, expected {digest}")
                 after = self._probe()
+                if not np.isfinite(after).all():
+                    raise _refused(version, "its actions on the probe are not finite numbers")
                 change = float(np.abs(after - before).max())
                 inert = live == self.digest or (identity and self._identity)
                 if change == 0 and not inert:

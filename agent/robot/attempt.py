@@ -12,6 +12,7 @@ from agent.episodes.record import now
 from agent.evaluation.rollouts import RolloutRecord, RolloutWanted
 from agent.evaluation.trace import RolloutTrace
 from agent.inference.engine import RolloutEngine
+from agent.inference.fault import PolicyFault
 from agent.robot.driver import Arm
 from agent.robot.features import Shape
 from agent.robot.rollout import Rollout
@@ -56,6 +57,8 @@ class Attempt:
     def _ended(self, reason: str, error: ArmfleetError | None) -> None:
         figures = self._trace.figures(self._engine.stop())
         wanted, proxy = self._wanted, self._engine.proxy
+        if isinstance(error, PolicyFault):  # others are the loop's, which has said them
+            logger.bind(rollout=wanted.rollout_id, version=proxy.version).error("{}", error)
         record = RolloutRecord(
             id=wanted.rollout_id,
             task=wanted.task,
@@ -63,6 +66,7 @@ class Attempt:
             digest=proxy.digest,
             created=now(),
             reason=reason,
+            why=str(error) if error else "",
             figures=figures,
             place=wanted.place,
             blinded=wanted.blinded,

@@ -2,7 +2,7 @@
 
 LeRobot's `read_latest` repeats an old frame in silence; here every frame carries the publisher's time stamp
 (ZMQ) or the capture time (OpenCV), and one that is too old raises CAMERA_LOST: an episode with it is not
-kept.
+kept. A message with the stamp of the one before it is the same frame again, and none.
 
 A tick gets the frame that belongs to its deadline (`belonging`), also when it comes late itself. The newest
 one would be the next tick's, which would then find nothing new: one frame lost and one recorded twice.
@@ -56,12 +56,14 @@ class Frame:
         stamp: When the publisher took it, seconds since the epoch.
         age_s: Its age when it was handed out.
         repeat: The same frame was handed out before.
+        at: When it came here, monotonic seconds: the publisher's clock may be another machine's.
     """
 
     image: np.ndarray
     stamp: float
     age_s: float
     repeat: bool
+    at: float
 
 
 class Received(NamedTuple):
@@ -111,9 +113,10 @@ class StampedZmqCamera(ZMQCamera):
         if image is None:
             raise RuntimeError(f"{self} received something that is no image")
         stamp = float(message.get("timestamps", {}).get(name, time.time()))
-        at = time.monotonic()
-        self.received.append(Received(image, stamp, at))
-        self.arrivals.append(at)
+        if not self.received or stamp != self.received[-1].stamp:
+            at = time.monotonic()
+            self.received.append(Received(image, stamp, at))
+            self.arrivals.append(at)
         return image
 
 
@@ -196,7 +199,7 @@ class Camera:
         received = self._alive()
         chosen = belonging(received, self._handed, deadline)
         repeat, self._handed = chosen is self._handed, chosen
-        return Frame(chosen.image, chosen.stamp, time.time() - chosen.stamp, repeat)
+        return Frame(chosen.image, chosen.stamp, time.time() - chosen.stamp, repeat, chosen.at)
 
     def overdue(self, deadline: float, now: float) -> bool:
         """Whether the frame that belongs to `deadline` should be in by `now` and isn't (monotonic, s)."""

@@ -1,4 +1,8 @@
-"""A rollout: move slowly to the start pose, then do what the policy says, within the limits."""
+"""A rollout: move slowly to the start pose, then do what the policy says, within the limits.
+
+Without an action the last goal stands: the arm holds in that tick. Whatever is wrong with the policy ends the
+rollout, with the arm holding, and is no fault of the arm.
+"""
 
 import time
 from collections.abc import Callable
@@ -7,7 +11,10 @@ from typing import Protocol
 
 import numpy as np
 
+from agent.inference.fault import PolicyFault, policy_silent, starved
+from agent.robot.freshness import Freshness
 from agent.robot.loop import Activity, Observation
+from shared.errors import ArmfleetError
 
 START_SPEED = 60.0
 """Units per second on the way to the start pose."""
@@ -26,9 +33,11 @@ class Actions(Protocol):
     """Where actions come from; see `agent.inference.engine.RolloutEngine`."""
 
     @property
-    def failed(self) -> bool: ...
+    def fault(self) -> PolicyFault | None: ...
+    @property
+    def trouble(self) -> str: ...
     def start(self) -> None: ...
-    def notify(self, state: np.ndarray, images: dict[str, np.ndarray]) -> None: ...
+    def notify(self, state: np.ndarray, images: dict[str, np.ndarray], taken_at: float) -> None: ...
     def action(self) -> np.ndarray | None: ...
 
 
@@ -55,7 +64,8 @@ class Rollout(Activity):
         start_pose: (6,) units, or None to start where the arm is.
         max_s: Longest running phase.
         fps: Ticks per second of the loop that runs it.
-        on_end: Called once with (reason, error), after the arm holds.
+        on_end: Called once with (reason, error), after the arm holds; the error is the loop's, or a
+            PolicyFault.
     """
 
     name = "rollout"
@@ -74,12 +84,13 @@ class Rollout(Activity):
         self.ticks = 0
         self._actions, self._trace, self._pose = actions, trace, start_pose
         self._max_ticks, self._step = round(max_s * fps), START_SPEED / fps
-        self._starved_limit = round(STARVED_LIMIT_S * fps)
         self._on_end, self._clock = on_end, clock
         self._goal: np.ndarray = np.zeros(6, np.float32)
         self._deadline = 0.0
         self._settle_ticks = round(SETTLE_S * fps)
-        self._starved = 0
+        self._acted_at = 0.0
+        self._freshness = Freshness()
+        self._fault: PolicyFault | None = None
         self._reason: str | None = None
 
     def begin(self, position: np.ndarray) -> None:
@@ -90,21 +101,23 @@ class Rollout(Activity):
     def step(self, seen: Observation) -> np.ndarray | None:
         if self.phase is Phase.TO_START:
             return self._toward_start(seen)
-        self._actions.notify(seen.state, {name: frame.image for name, frame in seen.frames.items()})
-        if self._actions.failed:
-            self._reason = "policy_lost"
+        images = {name: frame.image for name, frame in seen.frames.items()}
+        self._actions.notify(seen.state, images, self._freshness.taken_at(seen, self._clock()))
+        if (fault := self._actions.fault) is not None:
+            self._fault = fault
             return None
         action = self._actions.action()
         if self.phase is Phase.WAITING:
             if action is None:
                 if self._clock() > self._deadline:
-                    self._reason = "policy_silent"
+                    self._fault = policy_silent(FIRST_ACTION_S, self._actions.trouble)
                 return None
             self.phase = Phase.RUNNING
         self.ticks += 1
-        self._starved = self._starved + 1 if action is None else 0
-        if self._starved > self._starved_limit:
-            self._reason = "starved"
+        now = self._clock()
+        self._acted_at = now if action is not None else self._acted_at
+        if now - self._acted_at > STARVED_LIMIT_S:
+            self._fault = starved(STARVED_LIMIT_S, self._actions.trouble)
         elif self.ticks >= self._max_ticks:
             self._reason = "time_up"
         return action
@@ -115,10 +128,10 @@ class Rollout(Activity):
 
     @property
     def done(self) -> str | None:
-        return self._reason
+        return self._fault.reason if self._fault else self._reason
 
-    def end(self, reason: str, error: Exception | None) -> None:
-        self._on_end(reason, error)
+    def end(self, reason: str, error: ArmfleetError | None) -> None:
+        self._on_end(reason, error or (self._fault if self._fault and self._fault.reason == reason else None))
 
     def _toward_start(self, seen: Observation) -> np.ndarray:
         assert self._pose is not None

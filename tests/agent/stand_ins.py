@@ -112,7 +112,7 @@ def policy(home: Path, channel: WorkerChannel, told: Told) -> None:
         return {"digest": fields["digest"], "probe_change": 0.5}
 
     channel.emit("ready")
-    serve({"swap": swap}, channel)
+    serve({"swap": swap, "status": lambda fields: {"loaded": True}}, channel)
 
 
 def trainer(home: Path, channel: WorkerChannel, told: Told) -> None:

@@ -241,6 +241,15 @@ def test_killed_worker_never_takes_the_agent_down(
     )
 
 
+def test_policy_that_hangs_is_killed_and_started_again(station: Station) -> None:
+    stopped = station.worker("policy")["pid"]
+    os.kill(stopped, signal.SIGSTOP)
+    station.until(lambda: station.worker("policy")["restarts"] == 1, "three questions were not answered")
+    station.until(lambda: station.worker("policy")["state"] == "ready", "it is back")
+    assert station.worker("policy")["pid"] != stopped
+    assert station.worker("arm")["restarts"] == 0
+
+
 def test_promoted_version_waits_for_the_end_of_a_rollout(
     station: Station, fleet: Any, reply_of: Callable
 ) -> None:

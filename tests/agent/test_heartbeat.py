@@ -1,4 +1,4 @@
-"""An arm worker that hangs is killed after three missed answers, one that refuses or is late is not."""
+"""A worker that hangs is killed after three missed answers, one that refuses or is late is not."""
 
 import asyncio
 import subprocess

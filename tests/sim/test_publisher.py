@@ -63,7 +63,8 @@ def test_colours_arrive_in_order_and_the_canary_sits_in_the_corner(
 
 
 @pytest.mark.parametrize(
-    ("fault", "expected"), [("black", (0, 0, 0)), ("frozen", (200, 30, 30)), ("silent", None)]
+    ("fault", "expected"),
+    [("black", (0, 0, 0)), ("frozen", (200, 30, 30)), ("stuck", (200, 30, 30)), ("silent", None)],
 )
 def test_faults(
     camera: ZMQCamera,

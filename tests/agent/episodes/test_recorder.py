@@ -32,7 +32,7 @@ SCENE = cv2.resize(RNG.integers(0, 255, (8, 8, 3), dtype=np.uint8), (96, 96))
 def seen(i: int) -> Observation:
     image = np.roll(SCENE, i, axis=1)
     state = np.array([i * 0.4, 10, 20, 30, 40, 50 + np.sin(i / 9)], np.float32)
-    frames = {"front": Frame(image, i / 30, 0.01, False)}
+    frames = {"front": Frame(image, i / 30, 0.01, False, i / 30)}
     return Observation(i, 1000 + i / 30, 1 / 30, 0.0, state, None, frames, 0)
 
 

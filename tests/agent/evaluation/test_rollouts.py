@@ -35,8 +35,8 @@ def finished(store, frames=95):
     trace = RolloutTrace(fps=30)
     for i in range(frames):
         shots = {
-            "front": Frame(np.full((96, 96, 3), [200, i, 0], np.uint8), 0.0, 0.0, False),
-            "wrist": Frame(np.zeros((48, 64, 3), np.uint8), 0.0, 0.0, False),
+            "front": Frame(np.full((96, 96, 3), [200, i, 0], np.uint8), 0.0, 0.0, False, 0.0),
+            "wrist": Frame(np.zeros((48, 64, 3), np.uint8), 0.0, 0.0, False, 0.0),
         }
         seen = Observation(i, i / 30, 1 / 30, 0.0, np.zeros(6, np.float32), None, shots, 0)
         trace.add(seen, np.ones(6, np.float32))

@@ -16,7 +16,8 @@ from lerobot.rollout.inference.rtc import _normalize_prev_actions_length
 from safetensors.numpy import save
 
 from agent.inference import proxy as proxy_module
-from agent.inference.proxy import PolicyProxy, Processed, running
+from agent.inference.fault import PolicyFault
+from agent.inference.proxy import OBSERVATION_S, RECENT, TAKEN_AT, PolicyProxy, Processed, running
 from agent.inference.resident import PolicyServer, ResidentPolicy, is_identity
 from shared.adapters import digest, read_adapter, write_adapter
 from shared.errors import ArmfleetError
@@ -37,6 +38,7 @@ class FakePredictor:
             config=SimpleNamespace(image_features={"observation.images.front": feature})
         )
         self.offset, self.deaf, self.delay_s, self.calls, self.wrong = 0.0, False, 0.0, [], False
+        self.last = 0.0  # added to the last action's last joint
 
     def reseed(self, seed):
         pass
@@ -54,6 +56,7 @@ class FakePredictor:
         self.calls.append((images["front"].shape, images["front"].dtype, inference_delay, prev_chunk))
         time.sleep(self.delay_s)
         original = np.full((len(tasks), CHUNK, 6), self.offset, np.float32)
+        original[:, -1, -1] += self.last
         return original, original + state[:, None, :]
 
 
@@ -139,8 +142,17 @@ def served(resident, tmp_path):
     server.close()
 
 
-def batch():
+def test_actions_on_the_probe_that_are_no_numbers_are_refused_and_undone(resident, tmp_path):
+    first, first_digest = adapter(tmp_path / "a", 0.5)
+    second, second_digest = adapter(tmp_path / "b", float("nan"))
+    resident.swap(3, first, first_digest)
+    assert "finite" in refused(resident, 4, second, second_digest)
+    assert (resident.version, float(actions(resident)[1][0, 0])) == (3, 4.0)
+
+
+def batch(taken_at=0.0):
     return {
+        TAKEN_AT: torch.tensor([[taken_at]], dtype=torch.float32),
         "observation.state": torch.arange(6, dtype=torch.float32)[None],
         "observation.images.front": torch.full((1, 3, 96, 96), 128 / 255),
         "task": ["push"],
@@ -162,6 +174,7 @@ def test_the_next_chunk_is_asked_for_with_the_action_being_executed(served, pred
     proxy = PolicyProxy(served, "push")
     left_over = proxy.predict_action_chunk(batch())[0, 3:] + torch.arange(1, 6)[:, None]
     proxy._last[3:] = left_over.numpy()
+    proxy.latencies.append(0.15)
     proxy.predict_action_chunk(batch(), inference_delay=2, prev_chunk_left_over=left_over[:4])
     _, _, delay, rest = predictor.calls[-1]
     assert delay == 2
@@ -194,6 +207,83 @@ def test_a_slow_answer_is_not_taken_for_the_next_one(served, predictor, monkeypa
     proxy.close()
 
 
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_none_voids_the_chunk_and_all_that_follow_and_names_the_version(
+    served, resident, predictor, tmp_path, odd
+):
+    folder, wanted = adapter(tmp_path / "a", 0.5)
+    resident.swap(6, folder, wanted)
+    proxy = PolicyProxy(served, "push")
+    proxy.predict_action_chunk(batch())
+    predictor.last = odd
+    with pytest.raises(PolicyFault, match="version 6 gave actions that are not finite"):
+        proxy.predict_action_chunk(batch())
+    predictor.last = 0.0
+    with pytest.raises(PolicyFault):
+        proxy.predict_action_chunk(batch())
+    assert (proxy.fault.reason, len(proxy.latencies)) == ("bad_actions", 1)
+    proxy.close()
+
+
+def test_the_actions_of_another_version_than_the_first_are_refused(served, resident, tmp_path):
+    proxy = PolicyProxy(served, "push")
+    proxy.predict_action_chunk(batch())
+    folder, wanted = adapter(tmp_path / "a", 0.5)
+    resident.swap(6, folder, wanted)
+    with pytest.raises(PolicyFault, match="began with the base alone, and version 6 answered"):
+        proxy.predict_action_chunk(batch())
+    assert (proxy.fault.reason, proxy.version) == ("policy_changed", None)
+    proxy.close()
+
+
+@pytest.mark.parametrize(("age_s", "reaches"), [(OBSERVATION_S - 0.01, True), (OBSERVATION_S + 0.01, False)])
+def test_an_old_observation_never_reaches_the_policy(served, predictor, age_s, reaches):
+    now = [1e6]
+    proxy = PolicyProxy(served, "push", clock=lambda: now[0])
+    taken_at = proxy.since_made(now[0])
+    now[0] += age_s
+    before = len(predictor.calls)
+    if reaches:
+        proxy.predict_action_chunk(batch(taken_at))
+    else:
+        with pytest.raises(ArmfleetError, match=r"0\.3 s old"):
+            proxy.predict_action_chunk(batch(taken_at))
+    assert len(predictor.calls) - before == reaches
+    assert proxy.trouble == ("" if reaches else "what the policy was to see was 0.3 s old")
+    proxy.close()
+
+
+def test_one_hiccup_is_forgotten_after_some_chunks(served, predictor):
+    proxy = PolicyProxy(served, "push")
+    told = []
+    for _ in range(RECENT + 2):
+        proxy.predict_action_chunk(batch(), inference_delay=9)
+        told.append(predictor.calls[-1][2])
+        proxy.latencies[-1] = 0.75 if len(proxy.latencies) == 1 else 0.15
+    assert told == [0] + [8] * RECENT + [2]
+    proxy.close()
+
+
+def test_hanging_up_ends_a_wait_for_a_policy_that_hangs(served, predictor):
+    proxy, failed = PolicyProxy(served, "push"), threading.Event()
+    predictor.delay_s = 1.5
+    started = time.monotonic()
+
+    def ask():
+        with pytest.raises((OSError, ArmfleetError)):
+            proxy.predict_action_chunk(batch())
+        failed.set()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while proxy._socket is None:
+        time.sleep(0.005)
+    proxy.close()
+    assert failed.wait(5)
+    assert time.monotonic() - started < 1.4
+    thread.join(5)
+
+
 def test_a_refusal_reaches_the_arm_and_the_connection_lives_on(served):
     proxy = PolicyProxy(served, "push")
     with pytest.raises(ArmfleetError, match="malformed"):
@@ -206,6 +296,7 @@ def test_without_a_policy_process_the_proxy_raises_at_once(tmp_path):
     proxy = PolicyProxy(tmp_path / "nobody.sock", "push")
     with pytest.raises(OSError, match="No such file"):
         proxy.predict_action_chunk(batch())
+    assert "did not answer" in proxy.trouble
 
 
 def test_a_socket_left_by_a_killed_process_is_replaced(resident, tmp_path):

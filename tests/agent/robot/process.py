@@ -36,6 +36,7 @@ class Workstation:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
         config = folder / "workstation.toml"
         config.write_text(f'dir = "{folder}"\n[cameras.front]\nport = 0\n')
         code = "import sys, pathlib, sim.workstation as w; sys.exit(w.main(pathlib.Path(sys.argv[1])))"
@@ -74,7 +75,7 @@ class Workstation:
 class ArmProcess:
     """The worker and the daemon's end of its channel."""
 
-    module = "agent.robot.worker"
+    program: tuple[str, ...] = ("-m", "agent.robot.worker")
     ready: dict[str, Any]
 
     def __init__(self, config: Path, log: Path | None = None) -> None:
@@ -82,7 +83,7 @@ class ArmProcess:
         environment = os.environ | {FD_VARIABLE: str(theirs.fileno())}
         with (log or Path(os.devnull)).open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, "--config", str(config)],
+                [sys.executable, *self.program, "--config", str(config)],
                 pass_fds=[theirs.fileno()],
                 env=environment,
                 stderr=file if log else None,
@@ -167,7 +168,7 @@ min_free_mb = 1
 class PolicyProcess(ArmProcess):
     """The policy worker and the daemon's end of its channel."""
 
-    module = "agent.inference.worker"
+    program = ("-m", "agent.inference.worker")
 
 
 @contextmanager

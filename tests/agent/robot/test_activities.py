@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from agent.inference.fault import bad_actions
 from agent.robot.loop import Observation
 from agent.robot.rollout import FIRST_ACTION_S, STARVED_LIMIT_S, Rollout
 from agent.robot.rollout import Phase as RolloutPhase
@@ -60,14 +61,14 @@ def test_a_leader_that_leaves_while_aligning_is_not_chased():
 
 class Actions:
     def __init__(self, first_after=3):
-        self.calls, self.failed, self.started, self.gap = 0, False, False, False
-        self.first_after, self.notified = first_after, 0
+        self.calls, self.fault, self.started, self.gap = 0, None, False, False
+        self.first_after, self.taken_at, self.trouble = first_after, [], "nobody answers"
 
     def start(self):
         self.started = True
 
-    def notify(self, state, images):
-        self.notified += 1
+    def notify(self, state, images, taken_at):
+        self.taken_at.append(taken_at)
 
     def action(self):
         self.calls += 1
@@ -135,13 +136,23 @@ def test_a_policy_that_says_nothing_ends_it():
     assert run.trace.rows == []
 
 
-def test_a_policy_that_is_lost_ends_it_at_once():
+def test_a_policy_that_talks_nonsense_ends_it_at_once_and_is_named():
     run = Run(max_s=60)
     for _ in range(20):
         run.tick()
-    run.actions.failed = True
+    run.actions.fault = bad_actions(7)
+    assert run.tick() is None
+    assert run.rollout.done == "bad_actions"
+    run.rollout.end("bad_actions", None)
+    assert "version 7" in run.ends[0][1].what
+
+
+def test_a_stop_that_comes_with_a_fault_is_the_operators():
+    run = Run(max_s=60)
+    run.actions.fault = bad_actions(7)
     run.tick()
-    assert run.rollout.done == "policy_lost"
+    run.rollout.end("operator", None)
+    assert run.ends == [("operator", None)]
 
 
 def test_starving_holds_and_ends_after_a_while():
@@ -153,6 +164,8 @@ def test_starving_holds_and_ends_after_a_while():
     assert run.tick() is None
     assert run.until_done() == "starved"
     assert run.now - start == pytest.approx(STARVED_LIMIT_S, abs=0.2)
+    run.rollout.end("starved", None)
+    assert "nobody answers" in run.ends[0][1].what
 
 
 def test_its_end_is_told_once():

@@ -1,14 +1,18 @@
 """Frames are handed out once, to the tick they belong to, and a late one is waited for."""
 
+import base64
+import json
 import time
 from collections import deque
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from lerobot.cameras.opencv import OpenCVCameraConfig
+from lerobot.cameras.zmq import ZMQCameraConfig
 
 from agent.config import ZmqCamera
 from agent.robot.cameras import (
@@ -17,9 +21,11 @@ from agent.robot.cameras import (
     Camera,
     Received,
     StampedOpenCvCamera,
+    StampedZmqCamera,
     belonging,
     frames_at,
 )
+from sim.cameras import encode_frame
 
 PERIOD = 1 / 30
 IMAGE = np.zeros((48, 64, 3), np.uint8)
@@ -92,6 +98,18 @@ def test_neither_late_frames_nor_late_ticks_cost_a_frame(late, overslept, margin
         handed = belonging(kept, handed, n * PERIOD)
         got.append(handed.stamp)
     assert all(after - before == 1 for before, after in pairwise(got))
+
+
+def test_a_message_with_the_stamp_of_the_one_before_is_no_new_frame():
+    config = ZMQCameraConfig("127.0.0.1", 5555, camera_name="front", width=64, height=48, fps=30)
+    source, jpeg = StampedZmqCamera(config), base64.b64encode(encode_frame(IMAGE)).decode()
+    stamps = [7.0, 7.0, 7.1, 7.1, 7.1]
+    messages = [json.dumps({"timestamps": {"front": at}, "images": {"front": jpeg}}) for at in stamps]
+    source.socket = SimpleNamespace(recv=iter(messages).__next__)
+    shown = [source._read_from_hardware() for _ in messages]
+    assert [frame.stamp for frame in source.received] == [7.0, 7.1]
+    assert len(source.arrivals) == 2
+    assert shown[-1].shape == IMAGE.shape
 
 
 def test_an_opencv_frame_has_the_time_of_its_capture():

@@ -5,8 +5,6 @@ And whatever the line does: each recorded state is an answer that the bus gave a
 """
 
 import json
-import os
-import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from agent.robot.driver import Arm
 from shared.errors import ArmfleetError
 from sim.joints import JOINTS, JointMap
+from tests.agent.robot.fault_page import check_page, plain, said, table
 from tests.agent.robot.process import (
     ArmProcess,
     Workstation,
@@ -30,8 +29,6 @@ from tests.agent.robot.process import (
 
 pytestmark = pytest.mark.timeout(400)
 
-PAGE = Path(__file__).parents[3] / "docs/faults.md"
-BEGIN, END = "<!-- table -->\n", "\n<!-- end of table -->"
 TASK = "push the red cube to the left"
 POSE = [0.0, -30.0, 30.0, 40.0, 0.0, 20.0]
 """Above the table; the limp arm lies lower."""
@@ -89,11 +86,6 @@ def arm(config, log):
         yield made
 
 
-def plain(sentence: str) -> str:
-    """The supply is the same at each joint; the one sampled first is named."""
-    return re.sub(r" at joint \d \(\w+\)", " at joint N", sentence)
-
-
 class Scene:
     """One run of a case; collects the row of the table."""
 
@@ -133,16 +125,8 @@ class Scene:
         self.workstation.control.post("/fault", {"bus": "follower", **fault})
 
     def said(self) -> list[str]:
-        """Warnings and worse since the session began, each once, without what differs from run to run."""
-        lines = self._log.read_text()[self._from :].splitlines()
-        loud = (re.match(r"\S+ (WARNING|ERROR|CRITICAL)\s+arm: (.*?)(  \[.*\])?$", line) for line in lines)
-        said = (self._plain(match[2]) for match in loud if match)
-        return list(dict.fromkeys(sentence for sentence in said if not sentence.startswith("lerobot.")))
-
-    def _plain(self, sentence: str) -> str:
-        sentence = sentence.replace(str(self.workstation.folder), "PORTS")
-        sentence = re.sub(r"(?<=is lost: )\w+: .*?(?=\. Kept)", "…", sentence)  # the kernel's words vary
-        return plain(re.sub(r"episode \d+", "episode N", sentence))
+        """By the log since the session began."""
+        return said(self._log.read_text()[self._from :], self.workstation.folder)
 
     def after(self) -> str:
         """The arm once the fault was there and before it is healed."""
@@ -198,13 +182,7 @@ def test_the_table_of_faults(arm, workstation, log, config):
     rows = [run(case, f"{number:06d}", scene) for number, case in enumerate(CASES, start=1)]
     rows.append(wrong_way_round(workstation))
     head = ["fault, while an episode is recorded", "the log says", "kept", "the arm then", "when it has gone"]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    written, _, after = rest.partition(END)
-    if os.environ.get("WRITE_FAULTS"):
-        PAGE.write_text(before + BEGIN + table + END + after)
-        written = table
-    assert written == table, "WRITE_FAULTS=1 writes the page anew"
+    check_page("table", table(head, rows))
 
 
 @pytest.mark.parametrize("episode", ["000001", "000002"])
