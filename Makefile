@@ -16,7 +16,7 @@ export OMP_WAIT_POLICY := PASSIVE
 # journey, the longest, begins first: like the demo, it goes on beside other work.
 # A machine that stands still for a moment fails what measures time: tests that failed run once more, by themselves,
 # and the log shows both.
-REAL_TIME := tests/sim tests/agent/robot tests/cli/test_record.py
+REAL_TIME := tests/sim tests/agent/robot tests/cli/test_record.py tests/cli/test_rollout_on_the_arm.py
 OTHERS := tests/e2e $(filter-out tests/e2e $(REAL_TIME),$(wildcard tests/[a-z]*)) $(addprefix --ignore=,$(REAL_TIME))
 SHARED := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --durations=8

@@ -26,7 +26,8 @@ from cli.attending import (
     signals,
 )
 from cli.keys import Keys
-from cli.recording_picture import Picture, picture_on
+from cli.picture import Picture
+from cli.recording_picture import session_on
 from cli.recording_summary import as_json as summary_as_json
 from cli.recording_summary import exit_code, show
 from shared.errors import ArmfleetError
@@ -95,7 +96,7 @@ def _begin(console: Console, client: UdsClient, new: StartRecording | None) -> A
 def _attend(console: Console, line: Line[Answer], first: Answer, as_json: bool) -> int:
     try:
         with signals(), Keys() as keys:
-            with picture_on(console, line.keys) as picture:
+            with session_on(console, line.keys) as picture:
                 answer = Conversation(line, keys, picture).run(first)
             answer = await_verdicts(console, line, keys, answer)
     except (Detached, KeyboardInterrupt):
@@ -136,7 +137,11 @@ class Conversation:
     """
 
     def __init__(
-        self, line: Line[Answer], keys: Keys, picture: Picture, clock: Callable[[], float] = time.monotonic
+        self,
+        line: Line[Answer],
+        keys: Keys,
+        picture: Picture[Answer],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._line, self._keys, self._picture = line, keys, picture
         self._finger = Finger(keys, clock)

@@ -15,7 +15,8 @@ from agent.series import Act, Phase
 from agent.series_messages import SeriesAnswer, SeriesTold, StartSeries
 from cli.attending import ENDS, LOST_TERMINAL, STARTS, Detached, Finger, Line, signals
 from cli.keys import Keys
-from cli.rollout_picture import Picture, picture_on
+from cli.picture import Picture
+from cli.rollout_picture import series_on
 from cli.rollout_summary import as_json as summary_as_json
 from cli.rollout_summary import exit_code, show
 from shared.errors import ArmfleetError
@@ -76,7 +77,7 @@ def _begin(client: UdsClient, new: StartSeries | None) -> SeriesAnswer:
 
 def _attend(console: Console, line: Line[SeriesAnswer], first: SeriesAnswer, as_json: bool) -> int:
     try:
-        with signals(), Keys() as keys, picture_on(console, line.keys) as picture:
+        with signals(), Keys() as keys, series_on(console, line.keys) as picture:
             series = Conversation(line, keys, picture).run(first)
     except (Detached, KeyboardInterrupt):
         said = "The series waits in the agent, and the arm does not move: `armfleet rollout` goes on with it."
@@ -98,7 +99,7 @@ class Conversation:
         picture: What the person sees.
     """
 
-    def __init__(self, line: Line[SeriesAnswer], keys: Keys, picture: Picture) -> None:
+    def __init__(self, line: Line[SeriesAnswer], keys: Keys, picture: Picture[SeriesAnswer]) -> None:
         self._line, self._keys, self._picture = line, keys, picture
         self._finger = Finger(keys)
 
