@@ -143,15 +143,11 @@ class ArmDesk:
                 raise ArmfleetError(f"episode {self.episode} is being recorded", do="end it first")
             check_disk(self._config.episodes_dir, self._config.recording.min_free_mb)
             episode_id = next_episode(self._config.episodes_dir)
-            self.episode = episode_id
-            self.last_used = time.monotonic()
+            self.episode, self.last_used = episode_id, time.monotonic()
+            max_s = min(max_s, self._config.recording.max_s)
             try:
                 answer = await self._worker.request(
-                    "record_start",
-                    FIRST_FRAME_S,
-                    episode_id=episode_id,
-                    task=task,
-                    max_s=min(max_s, self._config.recording.max_s),
+                    "record_start", FIRST_FRAME_S, episode_id=episode_id, task=task, max_s=max_s
                 )
             except ArmfleetError:
                 self.episode = None
@@ -195,8 +191,7 @@ class ArmDesk:
     async def series_start(self, task: str, evaluation: bool) -> Claim:
         """Take the arm for several rollouts; nothing moves yet."""
         async with self._lock:
-            activity = Activity.EVALUATE if evaluation else Activity.ROLLOUT
-            return await self._take(activity, task, series=True)
+            return await self._take(Activity.EVALUATE if evaluation else Activity.ROLLOUT, task, series=True)
 
     async def series_rollout(
         self, start_pose: list[float] | None, max_s: float | None, place: SeriesPlace
@@ -221,8 +216,9 @@ class ArmDesk:
         max_s = min(max_s or float("inf"), self._config.inference.max_s)
         wanted = self.rollouts.begin(task, pose, max_s, self._running_version(), place)
         self._at_rest, self.last_used = False, time.monotonic()
+        fields = {**wanted.model_dump(), "not_after": self.last_used + FIRST_FRAME_S}
         try:
-            answer = await self._worker.request("rollout_start", FIRST_FRAME_S, **wanted.model_dump())
+            answer = await self._worker.request("rollout_start", FIRST_FRAME_S, **fields)
         except ArmfleetError as error:
             self.rollouts.running = None
             if hangs(error):  # it may have begun all the same
@@ -241,7 +237,7 @@ class ArmDesk:
         """End what runs; the arm goes slowly to where it last lay limp, and is let go."""
         self.last_used = time.monotonic()
         answer = await self._worker.request("lower", LOWER_S)
-        self._at_rest = not answer.get("torque")
+        self._at_rest |= not answer.get("torque")  # stiff: somebody made it hold meanwhile
         return answer
 
     async def hold(self) -> dict[str, Any]:
@@ -365,7 +361,11 @@ class ArmDesk:
             )
         self.claim = claim = Claim(activity, task, datetime.now(), series)
         self._at_rest, self.last_used = False, time.monotonic()
-        await self._preempt(f"the operator asked for {activity}")
+        try:
+            await self._preempt(f"the operator asked for {activity}")
+        except BaseException:
+            self._give_back()  # nobody would know of the claim, and so end it
+            raise
         return claim
 
     def _give_back(self) -> None:

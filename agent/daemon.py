@@ -165,6 +165,8 @@ class Agent:
 
     async def tick(self) -> None:
         """Decide what the workstation does now, and see to it."""
+        if self.series is not None:
+            self.series.tick()  # first: whatever fails below, an arm without its operator is stopped
         await self._join_if_enrolled()
         self.decision = self.decide()
         self._policy_heartbeat.tick()
@@ -174,8 +176,6 @@ class Agent:
             self.parking.tick()
         if self.recording is not None:
             self.recording.tick()
-        if self.series is not None:
-            self.series.tick()
         if self.membership is not None:
             await self._steer_training(self.membership)
             if self.membership.versions.behind and (self._swap is None or self._swap.done()):
@@ -209,9 +209,14 @@ class Agent:
             await learning.rest()
 
     async def _join_if_enrolled(self) -> None:
-        """Set up the exchange once there is an enrolment; a failure is kept and tried again later."""
+        """Set up the exchange once there is an enrolment; a failure is kept and tried again later.
+
+        Not during a rollout: hashing a full-size base takes seconds, and the tick sees to the operator.
+        """
         enrolled = (self.config.enrolment_dir / ENROLMENT).exists()
         if self.membership is not None or not enrolled or time.monotonic() < self._retry_at:
+            return
+        if self.arm is not None and self.arm.rollout is not None:
             return
         try:
             ground = await asyncio.to_thread(prepare, self.config)

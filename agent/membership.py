@@ -118,13 +118,12 @@ class Membership:
 
     def _describe_node(self) -> tuple[Activity, Health, int | None]:
         activity, health = self._describe()
-        running = self.versions.running
+        running = None if self.versions.blinded else self.versions.running  # the coordinator shows it
         return activity, health, running.version if running else None
 
     async def _versions_changed(self, slots: list[str]) -> None:
-        """Old adapters go, except what the policy executes; the swap itself follows at the next tick."""
-        running = self.versions.running
-        self.ground.inbox.prune([running.tensors_digest] if running else [])
+        """Old adapters go, except those in use; the swap itself follows at the next tick."""
+        self.ground.inbox.prune(self.versions.in_use)
 
     def versions_status(self) -> dict[str, Any]:
         """For `/versions`: what is held and runs, the coordinator's reason, and what was reported to it."""

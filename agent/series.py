@@ -89,7 +89,7 @@ class Plan:
         reason: Why it ended.
         label: The person's word on it, given while it still ran.
         redo: It is discarded when it is over.
-        stop: Why it is to be stopped as soon as it has started; empty if not.
+        stop: Why it is not to be started, or to be stopped as soon as it has; empty if neither.
         since: When the phase began.
         ending: End the series when the attempt has its label.
         notice: What the person should know now; empty if nothing.
@@ -341,7 +341,7 @@ def _prepare(plan: Plan, now: float) -> Step:
 
 def _waits(plan: Plan, now: float, notice: str) -> Step:
     if plan.ending:
-        return _finish(plan, now)
+        return _finish(replace(plan, notice=notice), now)
     return Step(_enter(_cleared(plan), Phase.READY, now, notice=notice))
 
 

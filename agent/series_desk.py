@@ -96,7 +96,7 @@ class SeriesDesk:
         self._seed = secrets.randbelow(2**31) if wanted.seed is None else wanted.seed
         paired = wanted.against is not None
         order = draw_order(wanted.rollouts, self._seed) if paired else (0,) * wanted.rollouts
-        self._blind(paired)
+        self._occupy(compared, paired)
         logger.bind(series=self._id).info("a series of {} rollouts: {}", len(order), wanted.task)
         self._attended = self._clock()
         self._apply(series.begin(Plan(wanted.task, order, paired, notice=" ".join(notes)), self._clock()))
@@ -169,7 +169,7 @@ class SeriesDesk:
             why = "the policy executed another version than it should have: the rollout does not count"
             self._apply(series.over(replace(plan, redo=True), record.reason, self._clock(), why))
         else:
-            self._apply(series.over(plan, record.reason, self._clock()))
+            self._apply(series.over(plan, record.reason, self._clock(), record.shown.why))
 
     def _ran_another(self, plan: Plan, record: RolloutRecord) -> bool:
         """By the digest of the live tensors, which came with each chunk."""
@@ -207,16 +207,16 @@ class SeriesDesk:
                 self._apply(await ways[order.do](order))
 
     async def _prepare(self, order: Order) -> Step:
-        why_not = await self._swap()
+        why_not = await self._swap(anew=self._now().paired)
         return series.prepared(self._now(), why_not, self._clock())
 
-    async def _swap(self) -> str:
+    async def _swap(self, anew: bool = False) -> str:
         """Have the policy execute what comes next; why it does not. A comparison's secret stays one."""
         plan, versions = self._now(), self._versions()
         version = self._compared[plan.order[plan.place]]
         if versions is None or version is None:
             return ""
-        why = await sentence(versions.use(version))
+        why = await sentence(versions.use(version, anew))
         if why and plan.paired:
             logger.error("{}", why)
             return "the policy could not be made ready for the next rollout; the agent's journal says why"
@@ -235,6 +235,8 @@ class SeriesDesk:
             answer.update(await self._arm.series_rollout(self._pose, self._limit_s(), place))
 
         why = await sentence(take()) or await self._swap()
+        if not why and self._now().stop:
+            why = "it was stopped before it began: nothing moved"
         if not why and not self._attended_for(ATTENDED_S):
             why = "no terminal with keys was there: nothing was started"
         why = why or await sentence(roll_out())
@@ -251,7 +253,14 @@ class SeriesDesk:
             await sentence(self._arm.hold())
 
     async def _lower(self, order: Order) -> Step:
-        why_not = await sentence(self._arm.lower())
+        answer = dict[str, Any]()
+
+        async def work() -> None:
+            answer.update(await self._arm.lower())
+
+        why_not = await sentence(work())
+        if answer.get("torque"):
+            why_not = "the arm was told to hold on its way down, and holds"
         return series.lowered(self._now(), why_not)
 
     async def _label(self, order: Order) -> Step:
@@ -274,7 +283,7 @@ class SeriesDesk:
 
     async def _end(self, order: Order) -> Step:
         async def show() -> None:
-            self._blind(False)
+            self._occupy((), False)
             if self._now().paired:
                 self._arm.rollouts.unblind()
 
@@ -284,10 +293,10 @@ class SeriesDesk:
         why = await sentence(show())
         return series.ended(self._now(), why or self._now().notice, self._clock())
 
-    def _blind(self, blinded: bool) -> None:
-        """Whether which version runs is for nobody's eyes."""
+    def _occupy(self, needed: tuple[Accepted | None, ...], blinded: bool) -> None:
+        """Which versions must stay on the disk, and whether which one runs is for nobody's eyes."""
         if versions := self._versions():
-            versions.blinded = blinded
+            versions.needed, versions.blinded = needed, blinded
 
     def _now(self) -> Plan:
         assert self._plan is not None

@@ -54,6 +54,8 @@ class Versions:
         """Why the promoted version is not running; empty if it is, or if there is none."""
         self.blinded = False
         """Two versions are being compared: which one runs is for nobody's eyes."""
+        self.needed: tuple[Accepted | None, ...] = ()
+        """What the series that runs executes in turns."""
 
     def policy_restarted(self) -> None:
         """The policy worker holds the base alone again."""
@@ -69,8 +71,16 @@ class Versions:
             and not self._lock.locked()
             and not self._busy()
             and (wanted.tensors_digest != self._refused or self._clock() >= self._retry_at)
-            and (self.running is None or self.running.tensors_digest != wanted.tensors_digest)
+            and not self._runs(wanted)
         )
+
+    def _runs(self, wanted: Accepted) -> bool:
+        return self.running is not None and self.running.tensors_digest == wanted.tensors_digest
+
+    @property
+    def in_use(self) -> list[str]:
+        """Digests of what stays on the disk however many versions come: what runs, what a series needs."""
+        return [version.tensors_digest for version in (self.running, *self.needed) if version is not None]
 
     def check_usable(self) -> None:
         """Raise ArmfleetError if no rollout may start: the policy isn't ready or is being changed."""
@@ -105,15 +115,16 @@ class Versions:
         """Where its adapter lies."""
         return self._inbox.folder(accepted)
 
-    async def use(self, wanted: Accepted) -> None:
-        """Bring the policy to `wanted`, for whoever keeps it busy; nothing to do if it executes it already.
+    async def use(self, wanted: Accepted, anew: bool = False) -> None:
+        """Bring the policy to `wanted`, for whoever keeps it busy; nothing to do if it executes it already,
+        unless `anew`: how long a blinded series waits must not tell whether the version changed.
 
         Raises:
             ArmfleetError: the policy isn't ready, or refuses it.
         """
         self.check_usable()
         async with self._lock:
-            if self.running is None or self.running.tensors_digest != wanted.tensors_digest:
+            if anew or not self._runs(wanted):
                 await self._swap(wanted)
 
     async def follow(self) -> None:
@@ -122,7 +133,7 @@ class Versions:
             wanted = self._inbox.slots.get("promoted")
             if wanted is None or self._policy.state != "ready":
                 return
-            if self.running is not None and self.running.tensors_digest == wanted.tensors_digest:
+            if self._runs(wanted):
                 self.running, self.fault = wanted, ""
                 return
             if self._busy():
@@ -137,7 +148,7 @@ class Versions:
                 self._refused, self._retry_at = wanted.tensors_digest, self._clock() + RETRY_S
 
     async def _swap(self, wanted: Accepted) -> None:
-        self.running = None  # unknown until the answer is there
+        same, self.running = self._runs(wanted), None  # unknown until the answer is there
         answer = await self._policy.request(
             "swap",
             SWAP_S,
@@ -155,7 +166,8 @@ class Versions:
                 code=ExitCode.VERSION_REFUSED,
             )
         change = float(answer.get("probe_change", 0.0))
-        if change == 0.0 and wanted.version != 0:  # version 0 is the identity: it changes nothing
+        same |= wanted.version == 0  # the identity: it changes nothing
+        if change == 0.0 and not same:
             logger.bind(version=wanted.version).warning("the swap did not change the actions on the probe")
         self.running, self.fault = wanted, ""
         logger.bind(version=wanted.version).info(

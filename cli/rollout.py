@@ -80,9 +80,11 @@ def _attend(console: Console, line: Line[SeriesAnswer], first: SeriesAnswer, as_
         with signals(), Keys() as keys, series_on(console, line.keys) as picture:
             series = Conversation(line, keys, picture).run(first)
     except (Detached, KeyboardInterrupt):
-        said = "The series waits in the agent, and the arm does not move: `armfleet rollout` goes on with it."
+        if not line.keys:
+            return 0
+        said = "The arm is made to hold. The series waits in the agent: `armfleet rollout` goes on with it."
         console.print(said, markup=False)
-        return 0 if not line.keys else LOST_TERMINAL
+        return LOST_TERMINAL
     if as_json:
         print(json.dumps(summary_as_json(series)))
     else:

@@ -107,6 +107,8 @@ def facts(record: RolloutRecord) -> list[tuple[str, str]]:
                    f"{figures.latency_ms_max:.0f} ms"),
         ("loop", f"{figures.period_ms_mean:.1f} ms, at most {figures.period_ms_max:.1f} ms"),
     ]  # fmt: skip
+    if record.why:
+        found.append(("why", record.why))
     if place is not None:
         pair = f", pair {place.place // 2 + 1}" if place.paired else ""
         found.append(("series", f"{place.series}, place {place.place + 1}{pair}"))

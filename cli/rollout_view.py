@@ -44,6 +44,8 @@ REASONS = {
     "starved": "no actions came for seconds",
     "policy_silent": "the policy said nothing",
     "policy_lost": "the policy was lost",
+    "policy_changed": "another version answered than it began with",
+    "bad_actions": "the policy's actions were no numbers",
     "start_pose_unreachable": "the start pose could not be reached",
 }
 """Why a rollout ended; other reasons are names of exit codes."""
@@ -177,7 +179,7 @@ def trouble_lines(answer: SeriesAnswer, away: str) -> list[Text]:
     if arm.state != "ready":
         lines.append(Text(f"the arm worker is {arm.state}: {arm.reason}", "bold red"))
     lines += [Text(text, "bold red") for text in arm.troubles]
-    if series and series.notice:
+    if series and series.notice and series.notice not in arm.troubles:
         lines.append(Text(series.notice, "bold yellow"))
     return lines + [Text(text, "yellow") for text in arm.warnings]
 

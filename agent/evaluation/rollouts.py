@@ -73,6 +73,8 @@ class RolloutWanted(BaseModel):
     max_s: float
     version: int | None = None
     """What the policy should execute; its answers say what it does."""
+    not_after: float | None = None
+    """Monotonic seconds of this machine: whoever asked waits no longer, so a later start would be unseen."""
     place: SeriesPlace | None = None
 
     @property

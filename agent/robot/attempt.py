@@ -74,8 +74,9 @@ class Attempt:
         folder: Path | None = None
         try:
             folder = self._trace.write(self._config.rollouts_dir, record)
-        except OSError as failure:
-            logger.bind(rollout=record.id).error("the rollout could not be written: {}", failure)
+        except Exception as failure:  # a full disk, or pictures that can't be encoded: the end is told anyhow
+            log = logger.bind(rollout=record.id).opt(exception=not isinstance(failure, OSError))
+            log.error("the rollout could not be written: {}", failure)
         self._emit(
             "rollout_done",
             rollout_id=record.id,

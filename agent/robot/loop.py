@@ -28,6 +28,8 @@ from agent.robot.safety import UnsafeArm
 from agent.robot.watch import HealthWatch
 from shared.errors import ArmfleetError
 
+HOLD = "hold"
+"""Reason of a stop after which the arm stays stiff, also one that was on its way down to be let go."""
 SEND_S = 0.2
 """Longest wait for a goal that is being sent: its bytes go out within a millisecond, or the port hangs."""
 
@@ -86,7 +88,7 @@ class Activity(ABC):
     """An unsafe arm ends it; False for what brings such an arm down."""
     needs_frames = True
     releases = False
-    """The arm is let go at the end, not held."""
+    """The arm is let go at the end, unless that is HOLD."""
 
     @abstractmethod
     def begin(self, position: np.ndarray) -> None:
@@ -260,7 +262,7 @@ class ControlLoop:
         if isinstance(error, UnsafeArm) and self._descent is not None and self._stop_reason is None:
             outcome, _ = self._guarded(self._descent(error))
             logger.bind(activity="lowering", reason=outcome).info("lowering ended: {}", outcome)
-        if activity.releases or isinstance(error, UnsafeArm):
+        if (activity.releases and reason != HOLD) or isinstance(error, UnsafeArm):
             error = self._released(error)
         self._held.set()
         log = logger.bind(activity=activity.name, reason=reason)

@@ -22,7 +22,7 @@ from agent.robot.driver import Arm
 from agent.robot.features import Shape
 from agent.robot.joints import listed
 from agent.robot.limits import limits_from_ranges
-from agent.robot.loop import ControlLoop
+from agent.robot.loop import HOLD, ControlLoop
 from agent.robot.lowering import Lowering
 from agent.robot.release import release as release_port
 from agent.robot.rollout import Rollout
@@ -308,9 +308,11 @@ class Station:
         """Begin an autonomous attempt, from the `pose` in the answer; the event `rollout_done` tells its end.
 
         Raises:
-            ArmfleetError: a fault stands or the arm is busy.
+            ArmfleetError: a fault stands, the arm is busy, or was so until after `wanted.not_after`.
         """
         loop, pose = self._idle_loop(), self.follower.read()
+        if wanted.not_after is not None and time.monotonic() > wanted.not_after:
+            raise ArmfleetError("the rollout was asked for too long ago: nothing moved", do="start it again")
         self._attempt = Attempt(self.config, self.follower, self._shapes, wanted, self._emit)
         loop.start(self._attempt.rollout())
         return {"rollout_id": wanted.rollout_id, "pose": listed(pose)}
@@ -332,7 +334,7 @@ class Station:
     def hold(self) -> dict[str, Any]:
         """Whatever runs ends within one tick, and the arm stays where it is, with torque."""
         if self._loop is not None and self._loop.moving:
-            self._loop.halt("hold")
+            self._loop.halt(HOLD)
         else:
             self._watch.check()
             self.follower.engage()

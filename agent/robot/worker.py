@@ -4,7 +4,8 @@ Operations on its channel (`shared.channel`); all may be refused with a sentence
 
     status {}                                     teleop_start {}                 teleop_stop {}
     record_start {episode_id, task, max_s}        record_stop {keep}
-    rollout_start {rollout_id, task, start_pose, max_s, version, place}           rollout_stop {reason}
+    rollout_start {rollout_id, task, start_pose, max_s, version, not_after, place}
+    rollout_stop {reason}
     hold {}                                       release {}                      lower {}
 
 Events: ready {fault}, fault {error}, fault_cleared, warnings {warnings}, activity_ended {activity, reason,

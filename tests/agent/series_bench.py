@@ -79,7 +79,7 @@ class Studio:
         self.checked.append(versions)
         return self.remarks
 
-    def end(self, reason: str, digest: str | None = "as told", chunks: int = 3) -> None:
+    def end(self, reason: str, digest: str | None = "as told", chunks: int = 3, why: str = "") -> None:
         """The rollout is over: what the arm worker writes and says."""
         wanted = self.started[-1]
         running = self.versions.running
@@ -90,6 +90,7 @@ class Studio:
             digest=(running.tensors_digest if running else None) if digest == "as told" else digest,
             created="2026-01-01T00:00:00+00:00",
             reason=reason,
+            why=why,
             figures=RolloutFigures(chunks=chunks),
             place=wanted["place"],
             blinded=bool(wanted["place"]["paired"]),

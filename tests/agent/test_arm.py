@@ -30,6 +30,31 @@ def test_training_gives_way_before_the_arm_is_asked_to_move(bench: Bench) -> Non
     run(steps)
 
 
+def test_a_claim_does_not_outlive_a_trainer_that_could_not_be_stopped(bench: Bench) -> None:
+    async def fail(reason: str) -> None:
+        raise PermissionError("kill")
+
+    async def steps() -> None:
+        bench.desk._preempt = fail
+        for take in (bench.desk.session_start(TASK), bench.desk.series_start(TASK, evaluation=False)):
+            with pytest.raises(PermissionError):
+                await take
+            assert bench.desk.claim is None
+
+    run(steps)
+
+
+def test_an_arm_that_was_made_to_hold_on_its_way_down_stays_stiff(bench: Bench) -> None:
+    async def steps() -> None:
+        await bench.desk.session_start(TASK)
+        bench.worker.answers["lower"] = {"torque": True}
+        await bench.desk.hold()
+        await bench.desk.lower()
+        assert bench.desk._at_rest, "nobody lets it go"
+
+    run(steps)
+
+
 def test_full_disk_refuses_the_episode_and_keeps_the_session(tmp_path: Path) -> None:
     bench = Bench(tmp_path, min_free_mb=10**9)
 

@@ -1,6 +1,7 @@
 """The owner of a series with a real desk, store, index and versions; arm and policy are plain objects."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -297,5 +298,82 @@ def test_before_a_fleet_is_joined_there_is_the_base_alone(tmp_path: Path) -> Non
         assert (await studio.told()).version == BASE
         await studio.press(Act.START, Act.SUCCESS)
         assert (await studio.told()).phase is Phase.DONE
+
+    run(steps)
+
+
+@pytest.mark.parametrize(("act", "phase"), [(Act.STOP, Phase.READY), (Act.END, Phase.DONE)])
+def test_a_start_that_is_taken_back_while_the_policy_is_changed_moves_nothing(
+    studio: Studio, act: Act, phase: Phase
+) -> None:
+    async def steps() -> None:
+        await studio.start(1)
+        go, ask = asyncio.Event(), studio.policy.request
+
+        async def slow(op: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
+            await go.wait()
+            return await ask(op, timeout_s, **fields)
+
+        studio.policy.request = slow  # type: ignore[method-assign]
+        studio.versions.policy_restarted()
+        studio.desk.act(Act.START)
+        await asyncio.sleep(0)
+        studio.desk.act(act)
+        go.set()
+        await studio.settle()
+        told = await studio.told()
+        assert (told.phase, studio.started) == (phase, [])
+        assert "nothing moved" in told.notice
+
+    run(steps)
+
+
+@pytest.mark.parametrize("against", [None, "previous"])
+def test_the_operator_is_told_what_was_wrong_with_the_policy_unless_it_names_the_version(
+    studio: Studio, against: str | None
+) -> None:
+    async def steps() -> None:
+        await studio.start(1, against=against)
+        await studio.press(Act.START)
+        studio.end("bad_actions", why="version 7 gave actions that are not finite numbers")
+        await studio.settle()
+        told = await studio.told()
+        assert (told.phase, told.reason) == (Phase.LABELLING, "bad_actions")
+        assert ("version 7" in told.notice) is (against is None)
+
+    run(steps)
+
+
+def test_a_blinded_series_waits_for_a_swap_before_each_rollout_also_for_the_same_version(
+    studio: Studio,
+) -> None:
+    async def steps() -> None:
+        await studio.start(3, against="previous", seed=0)
+        for _ in range(6):
+            await studio.press(Act.START, Act.FAILURE)
+        ran = [wanted["version"] for wanted in studio.started]
+        assert studio.policy.swaps == ran
+        assert any(one == next_one for one, next_one in itertools.pairwise(ran)), "choose another seed"
+
+    run(steps)
+
+
+def test_what_a_series_compares_stays_on_the_disk_whatever_comes_meanwhile(studio: Studio) -> None:
+    async def steps() -> None:
+        await studio.start(1, against="previous")
+        studio.inbox.slots["promoted"], studio.inbox.previous = accepted(9), accepted(8)
+        assert {"digest-of-7", "digest-of-6"} <= set(studio.versions.in_use)
+        await studio.press(Act.END)
+        assert len(studio.versions.in_use) == 1, "what runs"
+
+    run(steps)
+
+
+def test_an_arm_that_was_told_to_hold_on_its_way_down_is_not_said_to_be_let_go(studio: Studio) -> None:
+    async def steps() -> None:
+        await studio.start(1)
+        studio.bench.worker.answers["lower"] = {"torque": True}
+        await studio.press(Act.ABORT)
+        assert "and holds" in (await studio.told()).notice
 
     run(steps)

@@ -5,8 +5,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from agent.activity import Activity
+from agent.membership import Membership
 from agent.versions import RETRY_S, Versions
 from shared.errors import ArmfleetError
+from shared.messages import Health
 
 
 class Policy:
@@ -49,3 +52,11 @@ def test_a_version_that_the_policy_refuses_does_not_block_rollouts() -> None:
     versions.policy_restarted()
     assert follow(), "a new policy worker holds the base alone"
     assert policy.swaps == 4
+
+
+def test_during_a_comparison_the_coordinator_is_not_told_which_version_runs() -> None:
+    versions = SimpleNamespace(running=SimpleNamespace(version=7), blinded=True)
+    member: Any = SimpleNamespace(versions=versions, _describe=lambda: (Activity.EVALUATE, Health()))
+    assert Membership._describe_node(member)[2] is None
+    versions.blinded = False
+    assert Membership._describe_node(member)[2] == 7

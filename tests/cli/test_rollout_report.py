@@ -14,7 +14,9 @@ from agent.evaluation.rollouts import (
     SeriesPlace,
     latency_counts,
 )
+from agent.inference.fault import bad_actions, policy_changed, policy_lost, policy_silent, starved
 from cli.rollout_report import facts, histogram, text, write_page
+from cli.rollout_view import REASONS
 from shared.errors import ArmfleetError
 
 OLD = """{"format": 1, "id": "r1", "task": "push", "version": 3, "digest": "ab",
@@ -92,3 +94,14 @@ def test_the_page_stands_alone_and_escapes_what_people_wrote(tmp_path: Path) -> 
     (tmp_path / "trace.jsonl").unlink()
     write_page(tmp_path, record(), tmp_path / "page.html")
     assert "There is no video." in (tmp_path / "page.html").read_text()
+
+
+def test_what_was_wrong_with_the_policy_is_told_in_words_unless_it_would_name_a_hidden_version(
+    tmp_path: Path,
+) -> None:
+    faults = [bad_actions(3), policy_changed(3, 4), policy_lost("x"), policy_silent(1, ""), starved(1, "")]
+    for fault in faults:
+        ended = record(reason=fault.reason, why=str(fault))
+        assert REASONS[fault.reason] in text(ended, tmp_path)
+        assert fault.what in text(ended, tmp_path)
+        assert fault.what not in text(ended.model_copy(update={"blinded": True}).shown, tmp_path)

@@ -5,9 +5,13 @@ import time
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from agent.config import AgentConfig
+from agent.evaluation.rollouts import RolloutWanted
+from agent.inference.engine import EngineFigures
+from agent.robot import attempt
 from agent.robot import station as module
 from agent.robot.loop import Activity, ControlLoop
 from agent.robot.safety import Cause
@@ -16,6 +20,7 @@ from agent.robot.watch import HealthWatch
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from tests.agent.robot.fakes import FINE, FakeArm
+from tests.agent.robot.process import wait_for
 
 
 class SlowEnd(Activity):
@@ -38,6 +43,16 @@ class SlowEnd(Activity):
 
     def end(self, reason, error):
         self.go.wait(30)
+
+
+class FakeEngine:
+    """Has seen nothing."""
+
+    def __init__(self, *args):
+        self.proxy = SimpleNamespace(latencies=[], version=None, digest=None)
+
+    def stop(self):
+        return EngineFigures()
 
 
 @pytest.fixture
@@ -94,6 +109,46 @@ def test_abort_brings_an_arm_that_holds_down_and_leaves_a_limp_one_alone(bench):
     moves = len(bench.arm.done)
     assert bench.station.lower() == {"torque": False}
     assert len(bench.arm.done) == moves
+
+
+def test_hold_stops_an_arm_on_its_way_down_and_keeps_it_stiff(bench):
+    bench.arm.rest = np.full(6, 90, np.float32)
+    bench.arm.send = lambda goal: setattr(bench.arm, "state", goal)
+    way_down = threading.Thread(target=bench.station.lower)
+    way_down.start()
+    wait_for(lambda: bench.arm.state.any(), 10, "it did not begin")
+    assert bench.station.hold() == {"torque": True}
+    way_down.join(10)
+    assert bench.arm.torque
+    assert bench.arm.done == []
+    assert bench.arm.state.max() < 90
+
+
+def test_a_rollout_that_nobody_waits_for_any_more_is_not_begun(bench, monkeypatch):
+    monkeypatch.setattr(module, "Attempt", None)  # would fail
+    wanted = RolloutWanted(rollout_id="r", task="push", max_s=1, not_after=time.monotonic() - 0.01)
+    with pytest.raises(ArmfleetError, match="asked for too long ago"):
+        bench.station.rollout_start(wanted)
+    assert not bench.station._loop.running
+
+
+def test_the_end_of_a_rollout_is_told_although_its_video_can_not_be_encoded(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(attempt, "RolloutEngine", FakeEngine)
+    made = attempt.Attempt(
+        bench.station.config,
+        bench.arm,
+        {},
+        RolloutWanted(rollout_id="r", task="push", max_s=1),
+        bench.station._emit,
+    )
+
+    def fail(root, record):
+        raise ValueError("no such encoder")
+
+    made._trace.write = fail
+    made._ended("operator", None)
+    name, fields = bench.events[-1]
+    assert (name, fields["rollout_id"], fields["folder"]) == ("rollout_done", "r", None)
 
 
 def test_abort_of_a_rollout_lowers_once_its_video_is_written(bench, slow):
