@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "bench-async.json", help="the result as JSON")
     options = parser.parse_args(arguments)
     os.environ.update(QUIET)
-    return measured("async", options.out, lambda: measure(options))
+    return measured("bench-async", options.out, lambda: measure(options))
 
 
 if __name__ == "__main__":
