@@ -17,12 +17,12 @@ from agent.arm import ArmDesk
 from agent.episodes.desk import Change, Import
 from agent.metrics import CONTENT_TYPE, exposition
 from agent.parking import Parking
-from agent.recording import RecordingDesk
-from agent.recording_messages import StartRecording
-from agent.series import Act as SeriesAct
-from agent.series_desk import SeriesDesk
-from agent.series_messages import StartSeries
-from agent.session import Act
+from agent.sessions.series import Act as SeriesAct
+from agent.sessions.series_desk import SeriesDesk
+from agent.sessions.series_messages import StartSeries
+from agent.sessions.session import Act
+from agent.sessions.session_desk import SessionDesk
+from agent.sessions.session_messages import StartRecording
 from agent.training.history import History
 from shared.envelope import MAX_BYTES
 from shared.errors import ArmfleetError
@@ -123,7 +123,7 @@ def make_api(agent: "Agent") -> Starlette:
         assert agent.parking is not None
         return agent.parking
 
-    def recording() -> RecordingDesk:
+    def recording() -> SessionDesk:
         arm()
         assert agent.recording is not None
         return agent.recording

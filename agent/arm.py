@@ -17,11 +17,11 @@ from loguru import logger
 
 from agent.activity import Activity, Claim, may_claim
 from agent.config import AgentConfig
+from agent.evaluation.rollout_book import RolloutBook
 from agent.evaluation.rollouts import SeriesPlace
 from agent.heartbeat import Heartbeat, hangs
 from agent.judging import Judging
 from agent.robot.release import release
-from agent.rollout_book import RolloutBook
 from agent.room import check_disk, next_episode
 from agent.state import Index
 from agent.supervision import Worker

@@ -31,8 +31,8 @@ from agent.lock import only_one
 from agent.machine import Observer
 from agent.membership import Membership, prepare
 from agent.parking import Parking
-from agent.recording import RecordingDesk
-from agent.series_desk import SeriesDesk
+from agent.sessions.series_desk import SeriesDesk
+from agent.sessions.session_desk import SessionDesk
 from agent.state import Index
 from agent.supervision import Worker, WorkerSpec
 from agent.training.statistics import StationStatistics
@@ -83,7 +83,7 @@ class Agent:
         self.membership: Membership | None = None
         self.arm: ArmDesk | None = None
         self.parking: Parking | None = None
-        self.recording: RecordingDesk | None = None
+        self.recording: SessionDesk | None = None
         self.series: SeriesDesk | None = None
         self.supernode = {"state": "unknown", "reason": "the executor has not reported yet"}
         self.decision = Decision(Activity.IDLE, "starting")
@@ -118,7 +118,7 @@ class Agent:
                 after_rollout=self._follow_promoted,
             )
             self.parking = Parking(self.workers["arm"], config.arm.follower_port, self._arm_in_use)
-            self.recording = RecordingDesk(
+            self.recording = SessionDesk(
                 config, self.arm, self.workers["arm"], self.index, self.judging, self.episodes.change
             )
             self.series = SeriesDesk(config, self.arm, self.workers["arm"], self._versions)

@@ -6,9 +6,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from agent.recording_messages import ArmTold, CameraTold, JointTold
 from agent.robot.joints import GRIPPER, JOINTS
 from agent.robot.safety import COOL_C, FULL_LOAD, LOAD_GONE, WARM_C
+from agent.sessions.session_messages import ArmTold, CameraTold, JointTold
 from shared.policy.rtc import CONTROL_HZ
 
 REACH = 120.0

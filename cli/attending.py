@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from agent.recording_messages import ATTENDED_S, Told
+from agent.sessions.session_messages import ATTENDED_S, Told
 from cli.keys import ENTER, Keys
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode

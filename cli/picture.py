@@ -9,7 +9,7 @@ from typing import Protocol
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from agent.recording_messages import Told
+from agent.sessions.session_messages import Told
 
 
 class Picture[Answer: Told](Protocol):

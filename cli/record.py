@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import ValidationError
 from rich.console import Console
 
-from agent.recording_messages import Answer, SessionTold, StartRecording
-from agent.session import Act, Phase
+from agent.sessions.session import Act, Phase
+from agent.sessions.session_messages import Answer, SessionTold, StartRecording
 from cli.attending import (
     ENDS,
     LOST_TERMINAL,

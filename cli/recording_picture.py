@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager
 
 from rich.console import Console
 
-from agent.recording_messages import Answer, SessionTold
-from agent.session import Phase
+from agent.sessions.session import Phase
+from agent.sessions.session_messages import Answer, SessionTold
 from cli.picture import Picture, picture_on
 from cli.recording_view import Screen, trouble_lines
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from agent.recording_messages import Answer, EpisodeTold, SessionTold
+from agent.sessions.session_messages import Answer, EpisodeTold, SessionTold
 from cli.recording_view import LABELS, VERDICTS
 
 ENDED_EARLY = 130

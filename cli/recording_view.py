@@ -13,8 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from agent.recording_messages import Answer, ArmTold, EpisodeTold, SessionTold
-from agent.session import WAITING, Phase
+from agent.sessions.session import WAITING, Phase
+from agent.sessions.session_messages import Answer, ArmTold, EpisodeTold, SessionTold
 from cli.arm_view import BAR, clock, hardware, state_of
 
 SHORT_MINUTES, LOW_MINUTES = 10, 30

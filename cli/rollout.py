@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from agent.series import Act, Phase
-from agent.series_messages import SeriesAnswer, SeriesTold, StartSeries
+from agent.sessions.series import Act, Phase
+from agent.sessions.series_messages import SeriesAnswer, SeriesTold, StartSeries
 from cli.attending import ENDS, LOST_TERMINAL, STARTS, Detached, Finger, Line, signals
 from cli.keys import Keys
 from cli.picture import Picture

@@ -4,8 +4,8 @@ from contextlib import AbstractContextManager
 
 from rich.console import Console
 
-from agent.series import Phase
-from agent.series_messages import SeriesAnswer, SeriesTold
+from agent.sessions.series import Phase
+from agent.sessions.series_messages import SeriesAnswer, SeriesTold
 from cli.picture import Picture, picture_on
 from cli.rollout_view import Screen, executes, place, trouble_lines, what
 

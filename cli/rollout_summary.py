@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.evaluation.pairs import Result, decision, pairs_of
-from agent.series_messages import SeriesTold
+from agent.sessions.series_messages import SeriesTold
 from cli.recording_summary import ENDED_EARLY
 from shared.comparison import ERROR, upper_bound
 from shared.metrics import wilson

@@ -10,8 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from agent.series import OPERATOR_GONE, Phase
-from agent.series_messages import RolloutTold, SeriesAnswer, SeriesTold
+from agent.sessions.series import OPERATOR_GONE, Phase
+from agent.sessions.series_messages import RolloutTold, SeriesAnswer, SeriesTold
 from cli.arm_view import clock, hardware, state_of
 from cli.recording_view import LABELS
 

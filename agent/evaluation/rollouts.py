@@ -49,7 +49,7 @@ class RolloutFigures(BaseModel):
 
 
 class SeriesPlace(BaseModel):
-    """Where a rollout belongs in a series (`agent.series`)."""
+    """Where a rollout belongs in a series (`agent.sessions.series`)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

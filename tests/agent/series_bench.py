@@ -8,9 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from agent.evaluation.rollouts import RolloutFigures, RolloutRecord
-from agent.series import Act
-from agent.series_desk import SeriesDesk
-from agent.series_messages import SeriesAnswer, SeriesTold, StartSeries
+from agent.sessions.series import Act
+from agent.sessions.series_desk import SeriesDesk
+from agent.sessions.series_messages import SeriesAnswer, SeriesTold, StartSeries
 from agent.versions import Versions
 from shared.errors import ArmfleetError
 from tests.agent.arm_bench import TASK, Bench

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 from agent.episodes.record import read_record
-from agent.recording_messages import Answer, arm_told
-from agent.session import Act, Phase
+from agent.sessions.session import Act, Phase
+from agent.sessions.session_messages import Answer, arm_told
 from cli.attending import SAME_KEY_S, read_key
 from cli.keys import Keys
 from cli.record import act_of

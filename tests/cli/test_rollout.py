@@ -15,9 +15,9 @@ import pytest
 from rich.console import Console
 
 from agent.evaluation.rollouts import RolloutStore
-from agent.recording_messages import arm_told
-from agent.series import OPERATOR_GONE, Act, Phase
-from agent.series_messages import ResultTold, RolloutTold, SeriesAnswer, SeriesTold
+from agent.sessions.series import OPERATOR_GONE, Act, Phase
+from agent.sessions.series_messages import ResultTold, RolloutTold, SeriesAnswer, SeriesTold
+from agent.sessions.session_messages import arm_told
 from cli.attending import SAME_KEY_S
 from cli.rollout import act_of
 from cli.rollout_summary import as_json, exit_code, words

@@ -14,7 +14,7 @@ import pytest
 
 from agent.episodes.record import now
 from agent.evaluation.rollouts import RolloutStore
-from agent.series import OPERATOR_GONE
+from agent.sessions.series import OPERATOR_GONE
 from cli.attending import SAME_KEY_S
 from coordinator.registry.targets import Offer
 from shared.adapters import Manifest, digest, pack_adapter, write_adapter

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import series
 from agent.evaluation.pairs import Result, decision, draw_order, pairs_of
-from agent.series import OPERATOR_GONE, Act, Do, Order, Phase, Plan, Step
+from agent.sessions import series
+from agent.sessions.series import OPERATOR_GONE, Act, Do, Order, Phase, Plan, Step
 
 TASK = "push the red cube to the left"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent import session
-from agent.session import Act, Do, Order, Phase, Plan, Step
+from agent.sessions import session
+from agent.sessions.session import Act, Do, Order, Phase, Plan, Step
 
 TASK = "push the red cube to the left"
 RESET_S = 10.0

@@ -1,6 +1,6 @@
 """Owns the series of rollouts that runs, whatever terminals come and go.
 
-`agent.series` decides; this carries it out with the arm, the versions and the clock. The arm moves only while
+`series` decides; this carries it out with the arm, the versions and the clock. The arm moves only while
 a terminal with keys says, several times a second, that somebody is there.
 """
 
@@ -14,17 +14,18 @@ from typing import Any
 
 from loguru import logger
 
-from agent import contract, series
 from agent.activity import Claim
 from agent.arm import ABANDONED, ArmDesk
-from agent.attending import ArmAccount, sentence
 from agent.config import AgentConfig
 from agent.evaluation.pairs import draw_order
 from agent.evaluation.rollouts import RolloutRecord, SeriesPlace
 from agent.exchange.inbox import Accepted
-from agent.recording_messages import ATTENDED_S
-from agent.series import Act, Do, Order, Phase, Plan, Step
-from agent.series_messages import SeriesAnswer, SeriesTold, StartSeries, rollout_told, series_told
+from agent.inference import contract
+from agent.sessions import series
+from agent.sessions.attending import ArmAccount, sentence
+from agent.sessions.series import Act, Do, Order, Phase, Plan, Step
+from agent.sessions.series_messages import SeriesAnswer, SeriesTold, StartSeries, rollout_told, series_told
+from agent.sessions.session_messages import ATTENDED_S
 from agent.supervision import Worker
 from agent.versions import Versions
 from shared.errors import ArmfleetError
@@ -42,7 +43,7 @@ class SeriesDesk:
         worker: The arm worker, for its account.
         versions: The versions of the fleet; None before one was joined.
         clock: Monotonic, seconds.
-        check: Compares what versions want with what is here (`agent.contract.check`).
+        check: Compares what versions want with what is here (`agent.inference.contract.check`).
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class SeriesDesk:
 
         Raises:
             ArmfleetError: a series is there already, the arm can't be taken, a version isn't there, or what
-                `agent.contract.check` says.
+                `agent.inference.contract.check` says.
         """
         if self._starting or (self._plan is not None and self._plan.phase is not Phase.DONE):
             raise ArmfleetError(

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agent.episodes.record import EpisodeRecord, Label, Verdict
 from agent.robot.joints import JOINTS
-from agent.session import Phase
+from agent.sessions.session import Phase
 from shared.messages import TaskText
 
 ATTENDED_S = 3.0

@@ -8,7 +8,7 @@ from typing import Any
 from loguru import logger
 
 from agent.arm import ArmDesk
-from agent.recording_messages import ArmTold, arm_told
+from agent.sessions.session_messages import ArmTold, arm_told
 from agent.supervision import Worker
 from shared.errors import ArmfleetError
 

@@ -11,9 +11,9 @@ import pytest
 
 from agent.activity import Activity
 from agent.arm import ABANDONED
-from agent.recording_messages import ATTENDED_S
-from agent.series import OPERATOR_GONE, Act, Phase
-from agent.series_desk import BASE
+from agent.sessions.series import OPERATOR_GONE, Act, Phase
+from agent.sessions.series_desk import BASE
+from agent.sessions.session_messages import ATTENDED_S
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from tests.agent.arm_bench import TASK, run, timed_out

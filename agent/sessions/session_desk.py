@@ -1,6 +1,6 @@
 """Owns the session of recording that runs, whatever terminals come and go.
 
-`agent.session` decides; this carries it out with the arm, the store and the clock. What takes time is done in
+`session` decides; this carries it out with the arm, the store and the clock. What takes time is done in
 tasks of its own: a key is answered at once, and the agent's tick never waits.
 """
 
@@ -13,14 +13,16 @@ from typing import Any
 
 from loguru import logger
 
-from agent import session
 from agent.activity import Claim
 from agent.arm import ArmDesk
-from agent.attending import ArmAccount, sentence
 from agent.config import AgentConfig
 from agent.episodes.desk import Change
 from agent.judging import Judging
-from agent.recording_messages import (
+from agent.room import NEWEST, Space
+from agent.sessions import session
+from agent.sessions.attending import ArmAccount, sentence
+from agent.sessions.session import Act, Do, Order, Phase, Plan, Step
+from agent.sessions.session_messages import (
     ATTENDED_S,
     Answer,
     EpisodeTold,
@@ -30,8 +32,6 @@ from agent.recording_messages import (
     StartRecording,
     episode_told,
 )
-from agent.room import NEWEST, Space
-from agent.session import Act, Do, Order, Phase, Plan, Step
 from agent.state import Index
 from agent.supervision import Worker
 from shared.errors import ArmfleetError
@@ -40,7 +40,7 @@ READ_S = 1.0
 """What the index says of the episodes is shared by all terminals for so long."""
 
 
-class RecordingDesk:
+class SessionDesk:
     """The session.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent.config import AgentConfig
-from agent.contract import Wanted, check, wanted_by
+from agent.inference.contract import Wanted, check, wanted_by
 from shared.adapters import MANIFEST, Manifest
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
@@ -17,7 +17,7 @@ from shared.normalisation import measured
 from shared.recipe import Recipe
 from sim.joints import JointMap
 
-BASE = Path(__file__).parents[2] / "sim/base"
+BASE = Path(__file__).parents[3] / "sim/base"
 FRONT = {"type": "zmq", "port": 1, "width": 96, "height": 96, "fps": 30}
 
 

@@ -4,8 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from agent.recording_messages import ArmTold, Told
-from agent.series import Phase, Plan
+from agent.sessions.series import Phase, Plan
+from agent.sessions.session_messages import ArmTold, Told
 from agent.versions import Slot
 from shared.messages import TaskText
 

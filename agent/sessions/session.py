@@ -5,7 +5,7 @@
     a fault, hold or release: ─▶ interrupted ──start──▶ aligning ─▶ ready
 
 Every function takes the plan and returns a `Step`: the plan as it is now, and what is to be done by whoever
-owns the arm (`agent.recording`), who reports how that went with another of these functions. While something
+owns the arm (`session_desk`), who reports how that went with another of these functions. While something
 is being done (BUSY), keys that would do something else are refused with a sentence, so no sequence of keys
 can lose an episode that is kept or count one twice.
 """

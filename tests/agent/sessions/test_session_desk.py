@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agent.episodes.desk import EpisodeDesk
-from agent.recording import RecordingDesk
-from agent.recording_messages import ATTENDED_S, Answer, StartRecording
-from agent.session import Act, Phase
+from agent.sessions.session import Act, Phase
+from agent.sessions.session_desk import SessionDesk
+from agent.sessions.session_messages import ATTENDED_S, Answer, StartRecording
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from tests.agent.arm_bench import TASK, Bench, run, save, timed_out
@@ -44,7 +44,7 @@ class Studio:
             bench.config, bench.index.refresh_episode, bench.judged.append, self._interrupt
         )
         judging = SimpleNamespace(waiting=0, fault="")
-        self.desk = RecordingDesk(
+        self.desk = SessionDesk(
             bench.config,
             bench.desk,
             bench.worker,  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ by lot (`agent.evaluation.pairs`). Which one ran is shown to nobody before the s
 sees what he expects, and whoever is told after each rollout soon knows the versions by how they move.
 
 Every function takes the plan and returns a `Step`: the plan as it is now, and what is to be done by whoever
-owns the arm (`agent.series_desk`), who reports how that went with another of these functions.
+owns the arm (`series_desk`), who reports how that went with another of these functions.
 """
 
 from dataclasses import dataclass, replace

@@ -1,0 +1,1 @@
+"""What an operator at a terminal does: sessions of recording, series of rollouts."""
