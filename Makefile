@@ -22,7 +22,7 @@ SHARED := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --durations=8
 ONCE_MORE := --last-failed --last-failed-no-failures none
 
-.PHONY: help install test lint demo simulate base bench-async bench-loop bench-record bench-clocks bench-delay bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
+.PHONY: help install test lint demo simulate base bench-async bench-chunk bench-loop bench-record bench-clocks bench-delay bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -63,6 +63,9 @@ bench-async: install ## asynchronous against synchronous inference on the virtua
 
 bench-loop: install ## control loop while recording, beside LeRobot's
 	$(PY) -m benchmarks.bench_loop
+
+bench-chunk: install ## an action chunk of the full-size policy, beside LeRobot's; on a GPU too if there is one (SEED=n)
+	$(PY) -m benchmarks.bench_chunk --seed $(SEED)
 
 bench-record: install ## two 640x480 cameras at 30 fps: losses and CPU, beside lerobot-record
 	$(PY) -m benchmarks.bench_record

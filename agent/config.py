@@ -27,6 +27,8 @@ class PolicySection(ConfigModel):
     base: str
     device: str = "cpu"
     threads: int = Field(default=1, ge=1, le=256)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the frozen weights while the arm acts; training has its own."""
 
 
 class ArmSection(ConfigModel):

@@ -2,6 +2,10 @@
 
 After a swap two things are asserted: the digest of the tensors the model now computes with is the one that
 was signed, and the output on a fixed observation has changed. Otherwise the previous adapter is put back.
+
+The fast path (`shared.policy.checked_chunk`) is compared with LeRobot's at the start and when an adapter of
+another kind is loaded, on the fixed observation, and once on the robot's own first observation, when the
+rollout that brought it is over: never while a rollout waits for the result.
 """
 
 import contextlib
@@ -27,6 +31,9 @@ PROBE_TASK = "push the red cube to the left"
 BACKLOG = 4
 SOCKET_MODE = 0o600
 
+type Observation = tuple[np.ndarray, dict[str, np.ndarray], list[str]]
+"""State (1, 6), pictures by camera (1, H, W, 3), and the task."""
+
 
 class Predictor(Protocol):
     """What is needed of `shared.policy.chunker.Chunker`."""
@@ -36,6 +43,7 @@ class Predictor(Protocol):
 
     def reseed(self, seed: int) -> None: ...
     def load_version(self, folder: Path | None) -> str | None: ...
+    def compare_again(self) -> None: ...
     def chunk(
         self,
         state: np.ndarray,
@@ -58,6 +66,8 @@ class ResidentPolicy:
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._identity = True
+        self._first: Observation | None = None
+        self._is_compared = False
         self.version: int | None = None
         self.digest: str | None = None
         self._probe()  # the first inference allocates and is slow: not in a rollout
@@ -84,9 +94,20 @@ class ResidentPolicy:
         rest = None if rest is None or not len(rest) else rest[None]
         with self._lock:
             original, processed = self._predictor.chunk(state, images, [task], delay, rest)
+            if not self._is_compared and self._first is None:
+                self._first = (state, images, [task])
             fields = {"version": self.version, "digest": self.digest}
         answer = save({"original": original[0], "processed": np.ascontiguousarray(processed[0])})
         return {**fields, "seconds": round(time.perf_counter() - started, 6)}, answer
+
+    def rollout_ended(self) -> None:
+        """Compare the two paths on the robot's first observation, unless that was done."""
+        with self._lock:
+            first, self._first = self._first, None
+            if first is not None:
+                self._is_compared = True
+                self._predictor.compare_again()
+                self._predictor.chunk(*first)
 
     def swap(self, version: int | None, folder: Path | None, digest: str | None) -> dict[str, Any]:
         """Make another adapter the live one, in place, and prove it.
@@ -119,6 +140,7 @@ class ResidentPolicy:
                     raise _refused(version, "other tensors are loaded but the actions did not change")
             except BaseException:
                 self._predictor.load_version(self._folder)
+                self._probe()  # another kind of adapter is compared now, not in the next rollout
                 raise
             self.version, self.digest = version, live
             self._folder, self._identity = folder, identity
@@ -202,6 +224,7 @@ class PolicyServer:
                         envelope.send(connection, {"error": failure.to_dict()})
                     else:
                         envelope.send(connection, fields, {"tensors": answer})
+                self._resident.rollout_ended()
             except (OSError, ArmfleetError) as error:
                 logger.info("a connection for actions ended: {}", error)
 

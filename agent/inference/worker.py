@@ -39,7 +39,9 @@ def main(config_path: Path) -> int:
 
         torch.set_num_threads(config.policy.threads)
         guidance = Guidance(horizon=config.inference.execution_horizon)
-        chunker = Chunker(config.policy.base, config.policy.device, guidance)
+        chunker = Chunker(
+            config.policy.base, config.policy.device, guidance, precision=config.policy.precision
+        )
         resident = ResidentPolicy(chunker)
         server = PolicyServer(resident, config.policy_socket)
     except ArmfleetError as error:

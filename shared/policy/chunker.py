@@ -10,12 +10,13 @@ Not thread-safe: the caller holds a lock around `chunk` and `load_version`.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.utils.constants import OBS_IMAGES, OBS_STATE
+from loguru import logger
 from peft import PeftModel
 
 from shared.adapters import Tensors, read_adapter
@@ -24,7 +25,7 @@ from shared.exit_codes import ExitCode
 from shared.normalisation import Statistics
 from shared.policy.adapter import add_adapter_from_config, live_digest, remove_adapter, set_tensors
 from shared.policy.base import camera_names, load_base, load_processors
-from shared.policy.conditioning import complete
+from shared.policy.checked_chunk import LARGEST_DIFFERENCE_BF16, CheckedChunk
 from shared.policy.digest import base_digest
 from shared.policy.initial import initial_adapter
 from shared.policy.rtc import Guidance, joining
@@ -43,13 +44,20 @@ class Chunker:
             the one arm and evaluation share.
         seed: Start of the noise that flow matching denoises into actions: equal calls after equal seeds give
             equal chunks.
+        precision: Of the frozen VLM and expert. bf16 is taken only where the base's actions stay nearly
+            the same (`LARGEST_DIFFERENCE_BF16`); adapter and projections stay in float32.
 
     Raises:
         ArmfleetError: BASE_MISSING.
     """
 
     def __init__(
-        self, base: str | Path, device: str = "cpu", guidance: Guidance | None = None, seed: int = 0
+        self,
+        base: str | Path,
+        device: str = "cpu",
+        guidance: Guidance | None = None,
+        seed: int = 0,
+        precision: Literal["fp32", "bf16"] = "fp32",
     ) -> None:
         self.base = base
         self.base_digest = base_digest(base)
@@ -62,18 +70,56 @@ class Chunker:
         """The longest inference delay that the live version was trained for, in policy steps."""
         self._processors = load_processors(base, device)
         config = self.policy.config
-        config.rtc_config = RTCConfig(
-            enabled=self.guidance.enabled,
-            execution_horizon=self.guidance.horizon,
-            max_guidance_weight=self.guidance.max_weight,
-        )
-        self.policy.init_rtc_processor()
         self.cameras = camera_names(self.policy)
         self.chunk_size: int = config.chunk_size
         self.action_dim: int = config.action_feature.shape[0]
         self._model: PeftModel | None = None
         self._shape: tuple | None = None
         self._noise = torch.Generator().manual_seed(seed)
+        self._path = self._guided()
+        if precision == "bf16":
+            self._lower_precision(seed)
+
+    def _guided(self) -> CheckedChunk:
+        """Give the loaded policy LeRobot's guidance, and look whether the fast path knows it."""
+        self.policy.config.rtc_config = RTCConfig(
+            enabled=self.guidance.enabled,
+            execution_horizon=self.guidance.horizon,
+            max_guidance_weight=self.guidance.max_weight,
+        )
+        self.policy.init_rtc_processor()
+        return CheckedChunk(self.policy)
+
+    def _lower_precision(self, seed: int) -> None:
+        """Go on in bf16, unless actions for a picture of noise differ too much from float32's."""
+        generator = np.random.default_rng(0)
+        sizes = {
+            camera: self.policy.config.image_features[f"{OBS_IMAGES}.{camera}"].shape
+            for camera in self.cameras
+        }
+        images = {
+            camera: generator.integers(0, 256, (1, height, width, 3), dtype=np.uint8)
+            for camera, (_, height, width) in sizes.items()
+        }
+        state, chunks = np.zeros((1, self.action_dim), np.float32), []
+        for precision in (torch.float32, torch.bfloat16):
+            self.policy.model.vlm_with_expert.to(precision)
+            self._path = CheckedChunk(self.policy)
+            self.reseed(seed)
+            chunks.append(self.chunk(state, images, ["move"])[0])
+        self.reseed(seed)
+        difference, bound = float(np.abs(chunks[1] - chunks[0]).max()), LARGEST_DIFFERENCE_BF16
+        if difference <= bound:
+            logger.info("bf16: the actions differ from float32's by {:.2g} (normalised)", difference)
+            return
+        logger.warning(
+            "in bf16 the actions would differ from float32's by {:.2g} (normalised), more than {:.2g}:"
+            " float32 it is, which takes longer",
+            difference,
+            bound,
+        )
+        self.policy = load_base(self.base, self.device)
+        self._path = self._guided()
 
     def reseed(self, seed: int) -> None:
         """Restart the noise, so that an evaluation can be repeated exactly."""
@@ -121,6 +167,7 @@ class Chunker:
             self._unwrap()
             self._model = add_adapter_from_config(self.policy, peft_config)
             self._shape = shape
+            self._path.renew()
         set_tensors(self._model, tensors)
         self._processors, self.normalisation, self.delay = processors, normalisation, delay
         # Without this every denoising step under RTC guidance would build a graph through the adapter.
@@ -139,6 +186,14 @@ class Chunker:
         if self._model is not None:
             self._model.merge_and_unload()
             self._model, self._shape = None, None
+            self._path.renew()
+
+    def compare_again(self) -> None:
+        """Compute the next chunk by LeRobot's path too, and go on with that one if they differ.
+
+        The first of a base, and of each kind of adapter, is compared in any case (`CheckedChunk`).
+        """
+        self._path.compare_again()
 
     @torch.no_grad()
     def chunk(
@@ -181,15 +236,15 @@ class Chunker:
     ) -> torch.Tensor:
         """(B, chunk, A) normalised, joined to the previous chunk as the live version wants it."""
         if prev_chunk is None:
-            return self.policy.predict_action_chunk(batch, noise=noise)
+            return self._path.predict_action_chunk(batch, noise=noise)
         previous = torch.from_numpy(np.asarray(prev_chunk, np.float32)).to(self.device)
         way = joining(self.guidance, self.delay, delay)
         if way == "prefix" and delay:
             last = previous.shape[1] - 1  # held where the chunk comes later than the queue is empty
-            return complete(self.policy, batch, noise, previous[:, [min(k, last) for k in range(delay)]])
+            return self._path.complete(batch, noise, previous[:, [min(k, last) for k in range(delay)]])
         # LeRobot's guidance counts from the action after the one being executed.
         rest = previous[:, 1 : 1 + self.guidance.horizon] if way == "guidance" else None
-        return self.policy.predict_action_chunk(
+        return self._path.predict_action_chunk(
             batch, noise=noise, inference_delay=delay, prev_chunk_left_over=rest
         )
 
@@ -219,5 +274,5 @@ class Chunker:
     def _unwrap(self) -> None:
         if self._model is not None:
             remove_adapter(self._model)
-            self._model = None
-            self._shape = None
+            self._model, self._shape = None, None
+            self._path.renew()

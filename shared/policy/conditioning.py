@@ -7,6 +7,8 @@ arXiv 2512.05964. In SmolVLA x_t = t * noise + (1 - t) * actions, so t = 0 is cl
 own time embedding, and a token attends to itself and earlier ones, hence to all that are given.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from lerobot.policies.common.flow_matching import euler_integrate
@@ -15,6 +17,9 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy, VLAFlowMatc
 from lerobot.utils.constants import OBS_LANGUAGE_ATTENTION_MASK, OBS_LANGUAGE_TOKENS
 from torch import Tensor
 from transformers import DynamicCache
+
+type Velocity = Callable[[Tensor, Tensor], Tensor]
+"""(B, chunk, padded action dim) at x_t of the same shape and a flow time for each action, (B, chunk)."""
 
 
 def velocity(flow: VLAFlowMatching, valid: Tensor, cache: DynamicCache, x_t: Tensor, time: Tensor) -> Tensor:
@@ -58,16 +63,23 @@ def complete(policy: SmolVLAPolicy, batch: dict[str, Tensor], noise: Tensor, giv
         (B, chunk, action dim) normalised; the first d are `given`.
     """
     flow: VLAFlowMatching = policy.model
+    valid, cache = _observed(policy, batch)
+    return continued(
+        lambda x_t, time: velocity(flow, valid, cache, x_t, time), noise, given, flow.config.num_steps
+    )
+
+
+def continued(velocity: Velocity, noise: Tensor, given: Tensor, steps: int) -> Tensor:
+    """As `complete`, from the velocity on one observation, in so many denoising steps."""
     count, width = given.shape[1:]
     clean = F.pad(given, (0, noise.shape[2] - width))
-    valid, cache = _observed(policy, batch)
 
     def step(x_t: Tensor, time: Tensor) -> Tensor:
         times = time[:, None].repeat(1, noise.shape[1])
         times[:, :count] = 0
-        return velocity(flow, valid, cache, torch.cat([clean, x_t[:, count:]], 1), times)
+        return velocity(torch.cat([clean, x_t[:, count:]], 1), times)
 
-    actions = euler_integrate(step, noise, flow.config.num_steps)
+    actions = euler_integrate(step, noise, steps)
     return torch.cat([given, actions[:, count:, :width]], 1)
 
 

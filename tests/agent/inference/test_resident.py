@@ -39,11 +39,17 @@ class FakePredictor:
         )
         self.offset, self.deaf, self.delay_s, self.calls, self.wrong = 0.0, False, 0.0, [], False
         self.last = 0.0  # added to the last action's last joint
+        self.compared, self.states = [], []
+        """How many chunks were computed before each one that both paths compute."""
 
     def reseed(self, seed):
         pass
 
+    def compare_again(self):
+        self.compared.append(len(self.calls))
+
     def load_version(self, folder):
+        self.compared.append(len(self.calls))
         if folder is None:
             self.offset = 0.0
             return None
@@ -53,6 +59,7 @@ class FakePredictor:
         return "0" * 64 if self.wrong else digest(tensors)
 
     def chunk(self, state, images, tasks, inference_delay=0, prev_chunk=None):
+        self.states.append(state)
         self.calls.append((images["front"].shape, images["front"].dtype, inference_delay, prev_chunk))
         time.sleep(self.delay_s)
         original = np.full((len(tasks), CHUNK, 6), self.offset, np.float32)
@@ -132,6 +139,36 @@ def test_the_same_tensors_again_and_version_zero_may_change_nothing(resident, tm
     resident.swap(1, some, some_digest)
     assert resident.swap(2, some, some_digest)["probe_change"] == 0.0
     assert resident.version == 2
+
+
+def test_a_refused_swap_leaves_nothing_to_compare_in_the_next_rollout(resident, predictor, tmp_path):
+    folder, _ = adapter(tmp_path / "a", 0.5)
+    refused(resident, 3, folder, "f" * 64)
+    assert max(predictor.compared) < len(predictor.calls)
+
+
+def test_both_paths_are_compared_on_the_robots_first_observation_after_its_rollout(
+    resident, predictor, tmp_path
+):
+    def rollout(values):
+        for value in values:
+            state = np.full(6, value, np.float32)
+            blob = save({"state": state, "image.front": np.full((96, 96, 3), value, np.uint8)})
+            resident.predict({"inference_delay": 1, "task": "push"}, blob)
+        resident.rollout_ended()
+
+    resident.rollout_ended()  # nobody asked for anything
+    assert predictor.compared == []
+    before = len(predictor.calls)
+    rollout([7, 8, 9])
+    assert predictor.compared == [before + 3]
+    assert float(predictor.states[-1][0, 0]) == 7
+    rollout([10])
+    assert len(predictor.compared) == 1
+    resident.swap(3, *adapter(tmp_path / "a", 0.5))
+    predictor.compared.clear()
+    rollout([11])
+    assert predictor.compared == []
 
 
 @pytest.fixture
