@@ -107,6 +107,8 @@ def facts(record: RolloutRecord) -> list[tuple[str, str]]:
                    f"{figures.latency_ms_max:.0f} ms"),
         ("loop", f"{figures.period_ms_mean:.1f} ms, at most {figures.period_ms_max:.1f} ms"),
     ]  # fmt: skip
+    if figures.bounded:
+        found.append(("bounded", f"{figures.bounded} ticks of the first chunk, to what it was trained on"))
     if record.why:
         found.append(("why", record.why))
     if place is not None:

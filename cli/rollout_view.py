@@ -179,6 +179,8 @@ def trouble_lines(answer: SeriesAnswer, away: str) -> list[Text]:
     if arm.state != "ready":
         lines.append(Text(f"the arm worker is {arm.state}: {arm.reason}", "bold red"))
     lines += [Text(text, "bold red") for text in arm.troubles]
+    if answer.rollout and answer.rollout.bounded:
+        lines.append(Text("the first chunk is held to what the version was trained on", "bold yellow"))
     if series and series.notice and series.notice not in arm.troubles:
         lines.append(Text(series.notice, "bold yellow"))
     return lines + [Text(text, "yellow") for text in arm.warnings]

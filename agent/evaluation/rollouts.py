@@ -40,6 +40,8 @@ class RolloutFigures(BaseModel):
     chunks: int = 0
     starved: int = 0
     """Ticks without an action; the arm held."""
+    bounded: int = 0
+    """Ticks of the first chunk in which the goal was cut to what the version was trained on."""
     latency_ms_mean: float = 0.0
     latency_ms_max: float = 0.0
     latency_counts: list[int] = []

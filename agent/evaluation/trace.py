@@ -60,13 +60,14 @@ class RolloutTrace:
         }
         self._rows.append(json.dumps(row))
 
-    def figures(self, engine: Figures) -> RolloutFigures:
-        """The numbers of the rollout."""
+    def figures(self, engine: Figures, bounded: int) -> RolloutFigures:
+        """The numbers of the rollout; `bounded` as in them."""
         periods = 1e3 * np.array(self._periods or [0.0])
         return RolloutFigures(
             ticks=len(self._rows),
             chunks=engine.chunks,
             starved=engine.starved,
+            bounded=bounded,
             latency_ms_mean=engine.latency_ms_mean,
             latency_ms_max=engine.latency_ms_max,
             latency_counts=engine.latency_counts,

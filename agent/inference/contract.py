@@ -98,7 +98,14 @@ def remarks(wanted: Wanted, config: AgentConfig) -> list[str]:
 
 
 def out_of_reach(statistics: Statistics, limits: Limits) -> list[str]:
-    """Joints whose mean in the version's recordings this arm can't take: it is calibrated otherwise."""
+    """Joints whose mean in the version's recordings this arm can't take: it is calibrated otherwise.
+
+    Raises:
+        ArmfleetError: POLICY_MISFIT: they are of other joints than this arm's.
+    """
+    if len(statistics.state.mean) != len(limits.low):
+        joints = f"{len(statistics.state.mean)} joints, this arm has {len(limits.low)}"
+        raise _misfit([f"its normalisation statistics are of {joints}"])
     return [
         f"{label(joint)} was taught around {mean:.0f}, this arm reaches {low:.0f} to {high:.0f}"
         for joint, (mean, low, high) in enumerate(
@@ -129,13 +136,17 @@ def check(config: AgentConfig, versions: Sequence[tuple[str, Path | None]]) -> l
         statistics = _statistics(name, folder) if folder else None
         found += [f"{name}: {text}" for text in (out_of_reach(statistics, limits) if statistics else [])]
     if found:
-        raise ArmfleetError(
-            f"the policy does not fit this workstation: {'; '.join(found)}",
-            kept="nothing moved",
-            do="name cameras in agent.toml as the fleet does, calibrate the arm, or choose another version",
-            code=ExitCode.POLICY_MISFIT,
-        )
+        raise _misfit(found)
     return remarks(wanted, config)
+
+
+def _misfit(found: Sequence[str]) -> ArmfleetError:
+    return ArmfleetError(
+        f"the policy does not fit this workstation: {'; '.join(found)}",
+        kept="nothing moved",
+        do="name cameras in agent.toml as the fleet does, calibrate the arm, or choose another version",
+        code=ExitCode.POLICY_MISFIT,
+    )
 
 
 def _statistics(name: str, folder: Path) -> Statistics | None:

@@ -28,6 +28,7 @@ from lerobot.utils.action_interpolator import ActionInterpolator
 
 from agent.config import InferenceSection
 from agent.evaluation.rollouts import latency_counts
+from agent.inference.bounds import Bounds
 from agent.inference.fault import PolicyFault, policy_lost
 from agent.inference.proxy import TAKEN_AT, PassThrough, PolicyProxy, Processed
 from agent.robot.driver import Arm
@@ -166,6 +167,18 @@ class RolloutEngine:
     def trouble(self) -> str:
         """What was wrong with the last inference; empty if nothing was."""
         return self.proxy.trouble
+
+    @property
+    def bounds(self) -> Bounds:
+        """What the first chunk is held to; once an action came."""
+        assert self.proxy.bounds is not None
+        return self.proxy.bounds
+
+    @property
+    def chunk(self) -> int:
+        """Actions in a chunk; once an action came."""
+        assert self.proxy.processed is not None
+        return self.proxy.processed.shape[1]
 
     def status(self) -> dict[str, Any]:
         """What it does now, for the live view; JSON-ready, from any thread.

@@ -12,7 +12,8 @@ Data plane, one `shared.envelope` each way on a stream socket:
     request  {"op": "predict", "task", "inference_delay"}, blob "tensors": safetensors of
              state (6) f32, image.NAME (H, W, 3) u8, prev_chunk (T, A) f32 (optional): the previous
              `original` from the action being executed on
-    reply    {"version", "digest", "seconds"}, blob "tensors": original (T, A) f32, processed (T, 6) f32
+    reply    {"version", "digest", "seconds"}, blob "tensors": original (T, A) f32, processed (T, 6) f32,
+             bounds (3, 6) f32: low, high, speed (`agent.inference.bounds`)
     refusal  {"error": {what, kept, do, code}}
 """
 
@@ -29,6 +30,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load, save
 
+from agent.inference.bounds import Bounds
 from agent.inference.fault import PolicyFault, bad_actions, policy_changed
 from shared import envelope
 from shared.errors import ArmfleetError
@@ -55,6 +57,7 @@ class PolicyProxy:
         latencies: Seconds of each answered call, the socket included.
         asked_at: When the last answered call began, on the clock; None before.
         version, digest: What answers; None for the base alone.
+        bounds: What its first chunk is held to; None before it answered.
         fault: Why nothing that comes is used any more.
         trouble: What was wrong with the last call; empty if nothing was.
 
@@ -70,6 +73,7 @@ class PolicyProxy:
         self.asked_at: float | None = None
         self.version: int | None = None
         self.digest: str | None = None
+        self.bounds: Bounds | None = None
         self.processed: torch.Tensor | None = None
         self.fault: PolicyFault | None = None
         self.trouble = ""
@@ -152,6 +156,7 @@ class PolicyProxy:
             raise self.fault
         self.latencies.append(self._clock() - started)
         self.asked_at = started
+        self.bounds = Bounds(*answer["bounds"])
         self.processed = torch.from_numpy(answer["processed"].copy()).unsqueeze(0)
         self._last = answer["original"].copy()
         return torch.from_numpy(self._last.copy()).unsqueeze(0)

@@ -12,7 +12,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from loguru import logger
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from agent.inference.bounds import Spread, bounds
 from shared import envelope
 from shared.adapters import read_adapter
 from shared.errors import ArmfleetError
@@ -41,6 +42,8 @@ class Predictor(Protocol):
     cameras: Any
     policy: Any
 
+    @property
+    def spread(self) -> Spread | None: ...
     def reseed(self, seed: int) -> None: ...
     def load_version(self, folder: Path | None) -> str | None: ...
     def compare_again(self) -> None: ...
@@ -59,10 +62,15 @@ class ResidentPolicy:
 
     Args:
         predictor: A loaded `Chunker`, the base alone.
+        demonstrations: Actions of each episode that trains here, (frames, 6) units; asked at the start and at
+            each swap.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
+    def __init__(
+        self, predictor: Predictor, demonstrations: Callable[[], Sequence[np.ndarray]] = tuple
+    ) -> None:
+        self._predictor, self._demonstrations = predictor, demonstrations
+        self._bounds = bounds(predictor.spread, demonstrations())
         self._lock = threading.Lock()
         self._folder: Path | None = None
         self._identity = True
@@ -97,7 +105,10 @@ class ResidentPolicy:
             if not self._is_compared and self._first is None:
                 self._first = (state, images, [task])
             fields = {"version": self.version, "digest": self.digest}
-        answer = save({"original": original[0], "processed": np.ascontiguousarray(processed[0])})
+            held_to = self._bounds.stacked()
+        answer = save(
+            {"original": original[0], "processed": np.ascontiguousarray(processed[0]), "bounds": held_to}
+        )
         return {**fields, "seconds": round(time.perf_counter() - started, 6)}, answer
 
     def rollout_ended(self) -> None:
@@ -125,6 +136,7 @@ class ResidentPolicy:
             ArmfleetError: VERSION_REFUSED or BASE_MISMATCH; the previous adapter is live again.
         """
         identity = folder is None or is_identity(folder)
+        demonstrations = self._demonstrations()  # reads files: not under the lock
         with self._lock:
             before = self._probe()
             try:
@@ -144,6 +156,7 @@ class ResidentPolicy:
                 raise
             self.version, self.digest = version, live
             self._folder, self._identity = folder, identity
+            self._bounds = bounds(self._predictor.spread, demonstrations)
         logger.bind(version=version, digest=live).info(
             "version {} is live, actions on the probe changed by {:.3f}", version, change
         )

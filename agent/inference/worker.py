@@ -34,6 +34,7 @@ def main(config_path: Path) -> int:
         import torch  # 15 s with LeRobot's policies: after what can be refused at once
 
         from agent.inference.resident import PolicyServer, ResidentPolicy
+        from agent.training.data import EpisodeFolder
         from shared.policy.chunker import Chunker
         from shared.policy.rtc import Guidance
 
@@ -42,7 +43,7 @@ def main(config_path: Path) -> int:
         chunker = Chunker(
             config.policy.base, config.policy.device, guidance, precision=config.policy.precision
         )
-        resident = ResidentPolicy(chunker)
+        resident = ResidentPolicy(chunker, EpisodeFolder(config.episodes_dir).demonstrated)
         server = PolicyServer(resident, config.policy_socket)
     except ArmfleetError as error:
         logger.critical("{}", error)

@@ -12,9 +12,11 @@ from agent.episodes.record import now
 from agent.evaluation.rollouts import RolloutRecord, RolloutWanted
 from agent.evaluation.trace import RolloutTrace
 from agent.inference.engine import RolloutEngine
-from agent.inference.fault import PolicyFault
+from agent.inference.fault import PolicyFault, named
 from agent.robot.driver import Arm
 from agent.robot.features import Shape
+from agent.robot.first_chunk import Cut
+from agent.robot.joints import label
 from agent.robot.rollout import Rollout
 from shared.errors import ArmfleetError
 from shared.policy.rtc import CONTROL_HZ
@@ -22,6 +24,9 @@ from shared.policy.rtc import CONTROL_HZ
 
 class Attempt:
     """Makes the activity, and writes its folder when it is over.
+
+    Attributes:
+        rollout: The activity.
 
     Args:
         config: agent.toml.
@@ -42,20 +47,29 @@ class Attempt:
         self._config, self._wanted, self._emit = config, wanted, emit
         self._engine = RolloutEngine(follower, config.policy_socket, wanted.task, cameras, config.inference)
         self._trace = RolloutTrace(CONTROL_HZ)
-
-    def rollout(self) -> Rollout:
-        """The activity."""
-        pose = self._wanted.start_pose
+        pose, max_s = wanted.start_pose, min(wanted.max_s, config.inference.max_s)
         start_pose = None if pose is None else np.array(pose, np.float32)
-        max_s = min(self._wanted.max_s, self._config.inference.max_s)
-        return Rollout(self._engine, self._trace, start_pose, max_s, CONTROL_HZ, self._ended)
+        self.rollout = Rollout(
+            self._engine, self._trace, start_pose, max_s, CONTROL_HZ, self._ended, self._cut
+        )
 
     def status(self) -> dict[str, Any]:
         """For `status` of the arm process."""
-        return {"rollout_id": self._wanted.rollout_id, **self._engine.status()}
+        bounded = self.rollout.bounded
+        return {"rollout_id": self._wanted.rollout_id, "bounded": bounded, **self._engine.status()}
+
+    def _cut(self, cut: Cut) -> None:
+        version = self._engine.proxy.version
+        logger.bind(rollout=self._wanted.rollout_id, version=version).warning(
+            "the first chunk of {} goes beyond what it was trained on: {} wanted {:.0f}, was given {:.0f}",
+            named(version),
+            label(cut.joint),
+            cut.wanted,
+            cut.allowed,
+        )
 
     def _ended(self, reason: str, error: ArmfleetError | None) -> None:
-        figures = self._trace.figures(self._engine.stop())
+        figures = self._trace.figures(self._engine.stop(), self.rollout.bounded)
         wanted, proxy = self._wanted, self._engine.proxy
         if isinstance(error, PolicyFault):  # others are the loop's, which has said them
             logger.bind(rollout=wanted.rollout_id, version=proxy.version).error("{}", error)

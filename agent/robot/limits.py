@@ -17,13 +17,14 @@ class Limits:
 
     Attributes:
         low, high: (6,) float32, units.
-        max_step: Largest change of one joint's goal in one tick, units; also after missed ticks.
+        max_step: Largest change of one joint's goal in one tick, units; also after missed ticks. (6,) where
+            it is not the same for all.
         max_speed: Largest speed of one joint's goal, units per second.
     """
 
     low: np.ndarray
     high: np.ndarray
-    max_step: float
+    max_step: float | np.ndarray
     max_speed: float = np.inf
 
     def listed(self) -> list[list[float]]:
@@ -46,7 +47,8 @@ class Limits:
         """
         if not np.isfinite(goal).all():
             raise ValueError(f"a goal is not a number: {goal.tolist()}")
-        reach = min(self.max_step, self.max_speed * max(0.0, seconds))
+        # fmin: without a limit of speed and without time that product is no number.
+        reach = np.fmin(self.max_step, self.max_speed * max(0.0, seconds))
         bounded = np.clip(goal, self.low, self.high)
         step = np.clip(bounded - previous, -reach, reach)
         return (previous + step).astype(np.float32)

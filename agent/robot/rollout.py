@@ -11,7 +11,9 @@ from typing import Protocol
 
 import numpy as np
 
+from agent.inference.bounds import Bounds
 from agent.inference.fault import PolicyFault, policy_silent, starved
+from agent.robot.first_chunk import Cut, FirstChunk
 from agent.robot.freshness import Freshness
 from agent.robot.loop import Activity, Observation
 from shared.errors import ArmfleetError
@@ -36,6 +38,10 @@ class Actions(Protocol):
     def fault(self) -> PolicyFault | None: ...
     @property
     def trouble(self) -> str: ...
+    @property
+    def bounds(self) -> Bounds: ...
+    @property
+    def chunk(self) -> int: ...
     def start(self) -> None: ...
     def notify(self, state: np.ndarray, images: dict[str, np.ndarray], taken_at: float) -> None: ...
     def action(self) -> np.ndarray | None: ...
@@ -66,6 +72,7 @@ class Rollout(Activity):
         fps: Ticks per second of the loop that runs it.
         on_end: Called once with (reason, error), after the arm holds; the error is the loop's, or a
             PolicyFault.
+        on_cut: As `FirstChunk` takes it.
     """
 
     name = "rollout"
@@ -78,13 +85,16 @@ class Rollout(Activity):
         max_s: float,
         fps: int,
         on_end: Callable[..., None],
+        on_cut: Callable[[Cut], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.phase: Phase = Phase.WAITING if start_pose is None else Phase.TO_START
         self.ticks = 0
         self._actions, self._trace, self._pose = actions, trace, start_pose
         self._max_ticks, self._step = round(max_s * fps), START_SPEED / fps
-        self._on_end, self._clock = on_end, clock
+        self._on_end, self._on_cut, self._clock = on_end, on_cut, clock
+        self._fps = fps
+        self._first: FirstChunk | None = None
         self._goal: np.ndarray = np.zeros(6, np.float32)
         self._deadline = 0.0
         self._settle_ticks = round(SETTLE_S * fps)
@@ -113,6 +123,7 @@ class Rollout(Activity):
                     self._fault = policy_silent(FIRST_ACTION_S, self._actions.trouble)
                 return None
             self.phase = Phase.RUNNING
+            self._first = FirstChunk(self._actions.bounds, self._actions.chunk, self._fps, self._on_cut)
         self.ticks += 1
         now = self._clock()
         self._acted_at = now if action is not None else self._acted_at
@@ -120,11 +131,20 @@ class Rollout(Activity):
             self._fault = starved(STARVED_LIMIT_S, self._actions.trouble)
         elif self.ticks >= self._max_ticks:
             self._reason = "time_up"
-        return action
+        if action is None or self._first is None:
+            return None
+        return self._first.within(action, self._goal)
 
     def sent(self, seen: Observation, goal: np.ndarray) -> None:
+        if self.phase is not Phase.TO_START:  # that way counts from what was wanted
+            self._goal = goal
         if self.phase is Phase.RUNNING:
             self._trace.add(seen, goal)
+
+    @property
+    def bounded(self) -> int:
+        """Ticks in which the bounds of the first chunk cut the goal."""
+        return self._first.bounded if self._first else 0
 
     @property
     def done(self) -> str | None:

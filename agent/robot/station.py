@@ -314,7 +314,7 @@ class Station:
         if wanted.not_after is not None and time.monotonic() > wanted.not_after:
             raise ArmfleetError("the rollout was asked for too long ago: nothing moved", do="start it again")
         self._attempt = Attempt(self.config, self.follower, self._shapes, wanted, self._emit)
-        loop.start(self._attempt.rollout())
+        loop.start(self._attempt.rollout)
         return {"rollout_id": wanted.rollout_id, "pose": listed(pose)}
 
     def rollout_stop(self, reason: str = "stopped") -> dict[str, Any]:

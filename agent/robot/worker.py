@@ -10,8 +10,8 @@ Operations on its channel (`shared.channel`); all may be refused with a sentence
 
 Events: ready {fault}, fault {error}, fault_cleared, warnings {warnings}, activity_ended {activity, reason,
 error}, episode_lost {episode_id, reason, error}, rollout_done {rollout_id, reason, ticks, chunks, starved,
-latency_ms_mean, latency_ms_max, latency_counts, period_ms_mean, period_ms_max, version, digest, folder,
-error}.
+bounded, latency_ms_mean, latency_ms_max, latency_counts, period_ms_mean, period_ms_max, version, digest,
+folder, error}.
 
 status, hold, release and rollout_stop are served at once, also while another operation runs. When the channel
 closes, the agent is dead: hold, release torque, exit, within two seconds; only an episode that is being saved

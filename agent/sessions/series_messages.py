@@ -93,6 +93,7 @@ class RolloutTold(Told):
     phase: str = ""
     chunks: int = 0
     starved: int = 0
+    bounded: int = 0
     latency_ms: float | None = None
     chunk_age_s: float | None = None
     queue: int | None = None

@@ -109,6 +109,20 @@ class EpisodeFolder:
         One that can't be read is left out, with the cause in the log: a damaged folder must not stop
         training.
         """
+        usable = self._admitted()
+        return separate(
+            [episode for split, episode in usable if split == "train"],
+            [episode for split, episode in usable if split == "eval"],
+            _held_out(self._folder),
+            self._guard,
+        )
+
+    def demonstrated(self) -> list[np.ndarray]:
+        """Actions of each admitted episode that is for training, (frames, 6) units. Nothing is trained on
+        them, so none is left out for being too much like one that is held out."""
+        return [episode.action for split, episode in self._admitted() if split == "train"]
+
+    def _admitted(self) -> list[tuple[str, Episode]]:
         known: dict[tuple[str, int], tuple[str, Episode] | None] = {}
         for path in sorted(self._folder.iterdir()) if self._folder.is_dir() else []:
             note = path / FILE
@@ -117,13 +131,7 @@ class EpisodeFolder:
             key = (path.name, note.stat().st_mtime_ns)
             known[key] = self._known[key] if key in self._known else _admitted(path)
         self._known = known
-        usable = [entry for entry in known.values() if entry is not None]
-        return separate(
-            [episode for split, episode in usable if split == "train"],
-            [episode for split, episode in usable if split == "eval"],
-            _held_out(self._folder),
-            self._guard,
-        )
+        return [entry for entry in known.values() if entry is not None]
 
 
 def _held_out(store: Path) -> list[HeldOut]:

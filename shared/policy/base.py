@@ -111,6 +111,17 @@ def _normalise_with(pipeline: Any, normalisation: Statistics) -> None:
             step.to()  # makes its tensors from `stats` again
 
 
+def action_spread(postprocessor: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Mean and standard deviation of the actions that a policy was trained on, (6,) float64 units each, from
+    the processor that `load_processors` gave; None where a base does not have them."""
+    for step in postprocessor.steps:
+        stats = (step.stats or {}).get(ACTION, {}) if isinstance(step, UnnormalizerProcessorStep) else {}
+        if {"mean", "std"} <= stats.keys():
+            mean, std = (np.asarray(stats[name], np.float64) for name in ("mean", "std"))
+            return mean, std
+    return None
+
+
 def camera_names(policy: SmolVLAPolicy) -> list[str]:
     """Cameras that the policy looks through, in its order, without LeRobot's black "empty cameras"."""
     names = (key.removeprefix(f"{OBS_IMAGES}.") for key in policy.config.image_features)

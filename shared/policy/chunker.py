@@ -24,7 +24,7 @@ from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.normalisation import Statistics
 from shared.policy.adapter import add_adapter_from_config, live_digest, remove_adapter, set_tensors
-from shared.policy.base import camera_names, load_base, load_processors
+from shared.policy.base import action_spread, camera_names, load_base, load_processors
 from shared.policy.checked_chunk import LARGEST_DIFFERENCE_BF16, CheckedChunk
 from shared.policy.digest import base_digest
 from shared.policy.initial import initial_adapter
@@ -120,6 +120,12 @@ class Chunker:
         )
         self.policy = load_base(self.base, self.device)
         self._path = self._guided()
+
+    @property
+    def spread(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Mean and standard deviation by which the live version's actions become units, (6,) each; None
+        where the base has others."""
+        return action_spread(self._processors[1])
 
     def reseed(self, seed: int) -> None:
         """Restart the noise, so that an evaluation can be repeated exactly."""

@@ -86,7 +86,7 @@ class Counting:
     """Its chunks count: 100 for the first inference, 200 for the second, plus the action's number. It keeps
     what it saw."""
 
-    cameras = ("front",)
+    cameras, spread = ("front",), None
     policy = SimpleNamespace(
         config=SimpleNamespace(
             image_features={"observation.images.front": SimpleNamespace(shape=(3, 96, 96))}

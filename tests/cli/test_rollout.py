@@ -21,7 +21,7 @@ from agent.sessions.session_messages import arm_told
 from cli.attending import SAME_KEY_S
 from cli.rollout import act_of
 from cli.rollout_summary import as_json, exit_code, words
-from cli.rollout_view import Screen
+from cli.rollout_view import Screen, trouble_lines
 from cli.status import agent_words
 from shared.policy.digest import base_digest
 from sim.joints import JointMap
@@ -333,6 +333,17 @@ def test_the_picture_fits_a_small_terminal_with_its_keys_whatever_there_is_to_sa
     ):
         assert any(words_ in line for line in lines), words_
     assert bool(notice) == any("could not be made ready" in line for line in lines)
+
+
+def test_a_first_chunk_that_is_held_back_is_said_in_words_that_stay_the_same() -> None:
+    said = []
+    for ticks in (0, 1, 2):
+        seen = answer(told(Phase.RUNNING, ""))
+        assert seen.rollout is not None
+        rollout = seen.rollout.model_copy(update={"bounded": ticks})
+        shown = trouble_lines(seen.model_copy(update={"rollout": rollout}), "")
+        said.append([line.plain for line in shown if "first chunk" in line.plain])
+    assert said == [[], *[["the first chunk is held to what the version was trained on"]] * 2]
 
 
 def test_the_picture_of_a_comparison_names_both_versions_and_never_which_one_runs() -> None:

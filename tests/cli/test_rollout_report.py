@@ -39,6 +39,11 @@ def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:
     assert "no latencies are known" in text(old, tmp_path / "r1")
 
 
+def test_a_first_chunk_that_was_held_back_is_told_and_any_other_is_not(tmp_path: Path) -> None:
+    assert "bounded" not in text(record(), tmp_path)
+    assert "7 ticks of the first chunk" in text(record(figures=RolloutFigures(bounded=7)), tmp_path)
+
+
 def test_latencies_fall_into_fixed_bins() -> None:
     counts = latency_counts([0.0, 9.9, 10.0, 45.0, 45.0, 5000.0])
     assert sum(counts) == 6

@@ -45,7 +45,7 @@ def finished(store, frames=95):
         chunks, starved, latency_ms_mean, latency_ms_max = 9, 2, 40.0, 55.0
         latency_counts = latency_counts([30.0, 45.0, 45.0])
 
-    return trace.write(store.root, record(figures=trace.figures(Engine())))
+    return trace.write(store.root, record(figures=trace.figures(Engine(), bounded=4)))
 
 
 def test_a_rollout_is_written_whole(store):
@@ -53,7 +53,8 @@ def test_a_rollout_is_written_whole(store):
     assert {path.name for path in folder.iterdir()} == {"rollout.json", "trace.jsonl", "video.mp4"}
     read = store.read("r1")
     assert read.success is None
-    assert (read.figures.ticks, read.figures.starved, read.figures.period_ms_mean) == (95, 2, 33.333)
+    figures = read.figures
+    assert (figures.ticks, figures.starved, figures.bounded, figures.period_ms_mean) == (95, 2, 4, 33.333)
     rows = [json.loads(line) for line in (folder / "trace.jsonl").read_text().splitlines()]
     assert len(rows) == 95
     assert rows[3]["goal"] == [1.0] * 6

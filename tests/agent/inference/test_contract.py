@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from agent.config import AgentConfig
-from agent.inference.contract import Wanted, check, wanted_by
+from agent.inference.contract import Wanted, check, out_of_reach, wanted_by
+from agent.robot.limits import Limits
 from shared.adapters import MANIFEST, Manifest
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
-from shared.normalisation import measured
+from shared.normalisation import Moments, Statistics, measured
 from shared.recipe import Recipe
 from sim.joints import JointMap
 
@@ -104,6 +105,15 @@ def test_an_arm_that_can_not_reach_what_the_version_was_taught_is_refused(
         ArmfleetError, match=r"version 7: joint 2 \(shoulder_lift\) was taught around 170, this"
     ):
         check(config(calibrations), [("version 7", version(tmp_path / "v", 170.0))])
+
+
+def test_statistics_of_other_joints_are_a_misfit_that_names_both_sides() -> None:
+    seven = Moments.model_construct(count=200, mean=(0.0,) * 7, m2=(1.0,) * 7)  # no file can hold them
+    statistics = Statistics.model_construct(state=seven, action=seven)
+    with pytest.raises(ArmfleetError, match="are of 7 joints, this arm has 6") as caught:
+        out_of_reach(statistics, Limits(np.full(6, -90.0), np.full(6, 90.0), max_step=5.0))
+    assert caught.value.code is ExitCode.POLICY_MISFIT
+    assert caught.value.kept == "nothing moved"
 
 
 def test_another_number_of_joints_is_refused(calibrations: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ class FakePredictor:
     """Actions are the state plus the sum of the adapter's B matrix; `deaf` loads without any effect."""
 
     def __init__(self):
-        self.cameras = ("front",)
+        self.cameras, self.spread = ("front",), None
         feature = SimpleNamespace(shape=(3, 96, 96))
         self.policy = SimpleNamespace(
             config=SimpleNamespace(image_features={"observation.images.front": feature})
@@ -102,6 +102,31 @@ def test_a_swap_is_live_and_says_by_how_much_the_actions_changed(resident, tmp_p
     assert (fields["version"], fields["digest"], float(original[0, 0])) == (3, wanted, 4.0)
     assert resident.swap(None, None, None)["probe_change"] == 4.0
     assert resident.status() == {"loaded": True, "version": None, "digest": None}
+
+
+def held_to(resident):
+    from safetensors.numpy import load
+
+    blob = save({"state": np.zeros(6, np.float32), "image.front": np.zeros((96, 96, 3), np.uint8)})
+    return load(resident.predict({"inference_delay": 0, "task": "push"}, blob)[1])["bounds"]
+
+
+def test_bounds_are_of_the_version_that_answers_and_of_what_was_recorded_when_it_was_swapped_in(
+    predictor, tmp_path
+):
+    recorded, ramp = [], np.linspace(0, 50, 31, dtype=np.float32)[:, None] * np.ones(6, np.float32)
+    resident = ResidentPolicy(predictor, lambda: list(recorded))
+    assert np.isinf(held_to(resident)).all()
+    recorded.append(ramp)
+    assert np.isinf(held_to(resident)).all()
+    predictor.spread = (np.zeros(6), np.full(6, 5.0))
+    folder, wanted = adapter(tmp_path / "a", 0.5)
+    resident.swap(3, folder, wanted)
+    wanted_bounds = [[-30.0] * 6, [60.0] * 6, [75.0] * 6]
+    assert np.allclose(held_to(resident), wanted_bounds)
+    recorded.clear()
+    refused(resident, 4, folder, "f" * 64)
+    assert np.allclose(held_to(resident), wanted_bounds), "of the version that stayed"
 
 
 def refused(resident, *swap):
@@ -203,6 +228,7 @@ def test_the_proxy_hands_over_both_forms_of_the_chunk(served, predictor):
     assert torch.equal(Processed(proxy)(original)[0, 0], torch.arange(6, dtype=torch.float32))
     assert predictor.calls[-1] == ((1, 96, 96, 3), np.uint8, 0, None)
     assert len(proxy.latencies) == 1
+    assert np.isinf(proxy.bounds.stacked()).all(), "the predictor knows no statistics"
     proxy.close()
 
 

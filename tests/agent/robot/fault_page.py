@@ -1,4 +1,4 @@
-"""docs/faults.md: tables that tests make, and what the log says."""
+"""Tables in the documentation that tests make, most of them in docs/faults.md; and what the log says."""
 
 import os
 import re
@@ -36,13 +36,13 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
 
 
-def check_page(name: str, made: str, measured: str = r"(?!)") -> None:
+def check_page(name: str, made: str, measured: str = r"(?!)", page: Path = PAGE) -> None:
     """The page's table `name` is `made`, but for what matches `measured`; WRITE_FAULTS=1 writes it."""
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
-    before, _, rest = PAGE.read_text().partition(begin)
+    before, _, rest = page.read_text().partition(begin)
     written, _, after = rest.partition(end)
     if os.environ.get("WRITE_FAULTS"):
-        PAGE.write_text(before + begin + made + end + after)
+        page.write_text(before + begin + made + end + after)
         written = made
     same = re.sub(measured, "N", written) == re.sub(measured, "N", made)
     assert same, f"WRITE_FAULTS=1 writes the page anew\n{made}"

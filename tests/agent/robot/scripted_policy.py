@@ -3,7 +3,8 @@ same channel, the same swap. It turns joint 1 to and fro at 40 degrees per secon
 
     python scripted_policy.py --config agent.toml
 
-While `policy-says` beside agent.toml holds "nan", its actions are no numbers.
+While `policy-says` beside agent.toml holds "nan", its actions are no numbers; while it holds "far", the first
+chunk of a rollout wants joint 2 FAR units away at once.
 """
 
 import argparse
@@ -23,12 +24,17 @@ CHUNK = 8
 SPEED = 40.0
 TURN = 25.0
 SAYS = "policy-says"
+POSE = np.array([0, -30, 30, 40, 0, 20], np.float32)
+FAR = 90.0
+WAY = np.array([60, 30, 30, 30, 30, 30], np.float32)
+DEMONSTRATION = POSE + np.linspace(-1, 1, 19, dtype=np.float32)[:, None] * WAY
+"""What was recorded: joint 2 from -60 to 0 at 100 units per second, joint 1 at twice that."""
 
 
 class Script:
     """What ResidentPolicy wants of a predictor."""
 
-    cameras = ("front",)
+    cameras, spread = ("front",), (POSE, np.full(6, 5.0))
     policy = SimpleNamespace(
         config=SimpleNamespace(
             image_features={"observation.images.front": SimpleNamespace(shape=(3, 96, 96))}
@@ -55,14 +61,17 @@ class Script:
         way = SPEED / POLICY_HZ * np.arange(1, CHUNK + 1)
         actions = np.repeat(state[:, None, :], CHUNK, axis=1).astype(np.float32)
         actions[:, :, 0] += self._direction * way + self._offset
-        if self._says.exists() and self._says.read_text() == "nan":
+        says = self._says.read_text() if self._says.exists() else ""
+        if says == "nan":
             actions[:, -1, 3] = np.nan
+        if says == "far" and prev_chunk is None:
+            actions[:, :, 1] += FAR
         return actions, actions.copy()
 
 
 def main(config_path: Path) -> None:
     config = load_agent_config(config_path)
-    resident = ResidentPolicy(Script(config_path.with_name(SAYS)))
+    resident = ResidentPolicy(Script(config_path.with_name(SAYS)), lambda: [DEMONSTRATION])
     server = PolicyServer(resident, config.policy_socket)
     threading.Thread(target=server.serve, daemon=True).start()
     channel = WorkerChannel.from_environment()

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from agent.inference.bounds import bounds
 from agent.inference.fault import bad_actions
+from agent.robot.first_chunk import Cut
 from agent.robot.loop import Observation
 from agent.robot.rollout import FIRST_ACTION_S, STARVED_LIMIT_S, Rollout
 from agent.robot.rollout import Phase as RolloutPhase
@@ -60,6 +62,8 @@ def test_a_leader_that_leaves_while_aligning_is_not_chased():
 
 
 class Actions:
+    bounds, chunk = bounds(None, ()), 8
+
     def __init__(self, first_after=3):
         self.calls, self.fault, self.started, self.gap = 0, None, False, False
         self.first_after, self.taken_at, self.trouble = first_after, [], "nobody answers"
@@ -81,9 +85,17 @@ class Run:
     """A rollout with a clock of its own."""
 
     def __init__(self, pose=None, max_s=1.0, **actions):
-        self.now, self.actions, self.trace, self.ends = 0.0, Actions(**actions), Sink(), []
+        self.now, self.actions, self.trace = 0.0, Actions(**actions), Sink()
+        self.ends, self.cuts = [], []
         self.rollout = Rollout(
-            self.actions, self.trace, pose, max_s, FPS, lambda *a: self.ends.append(a), clock=lambda: self.now
+            self.actions,
+            self.trace,
+            pose,
+            max_s,
+            FPS,
+            lambda *a: self.ends.append(a),
+            self.cuts.append,
+            clock=lambda: self.now,
         )
         self.rollout.begin(np.zeros(6, np.float32))
         self.state = np.zeros(6, np.float32)
@@ -166,6 +178,30 @@ def test_starving_holds_and_ends_after_a_while():
     assert run.now - start == pytest.approx(STARVED_LIMIT_S, abs=0.2)
     run.rollout.end("starved", None)
     assert "nobody answers" in run.ends[0][1].what
+
+
+def test_the_first_chunk_is_held_to_its_bounds_from_where_the_arm_stands_and_the_rest_is_not():
+    run = Run(max_s=60, pose=np.full(6, 40, np.float32))
+    run.actions.bounds = bounds((np.full(6, 40.0), np.full(6, 1.0)), ())  # 34 to 46
+    run.actions.action = lambda: np.full(6, 100, np.float32)
+    while run.rollout.phase is not RolloutPhase.RUNNING:
+        goal = run.tick()
+    held = [goal, *(run.tick() for _ in range(8 * 3 - 1))]
+    assert (np.array(held) == 46).all()
+    assert run.cuts == [Cut(0, 100.0, 46.0)]
+    assert (run.tick() == 100).all()
+    assert run.rollout.bounded == 24
+
+
+def test_a_start_pose_beyond_what_the_loop_allows_is_not_waited_for_for_ever():
+    run = Run(pose=np.full(6, 40, np.float32))
+    observation, cut = seen([20] * 6), np.full(6, 20, np.float32)
+    for _ in range(300):
+        if run.rollout.done:
+            break
+        run.rollout.step(observation)
+        run.rollout.sent(observation, cut)
+    assert run.rollout.done == "start_pose_unreachable"
 
 
 def test_its_end_is_told_once():

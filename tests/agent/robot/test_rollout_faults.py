@@ -17,11 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.daemon import TICK_S as TICK_S_OF_THE_AGENT
 from agent.evaluation.rollouts import FILE, TRACE, VIDEO
+from agent.inference.bounds import FASTER, ROOM
 from agent.robot.rollout import STARVED_LIMIT_S
+from agent.sessions.session_messages import ATTENDED_S
 from agent.versions import Versions
 from shared.adapters import Manifest, digest, write_adapter
+from shared.policy.rtc import STRIDE
 from shared.recipe import Recipe
+from tests.agent.robot.attended import AttendedSeries
 from tests.agent.robot.fault_page import check_page, said, table
 from tests.agent.robot.process import (
     START_S,
@@ -32,22 +37,26 @@ from tests.agent.robot.process import (
     wait_for,
     write_agent_config,
 )
-from tests.agent.robot.scripted_policy import SAYS, SPEED
+from tests.agent.robot.scripted_policy import CHUNK, DEMONSTRATION, FAR, POSE, SAYS, SPEED
 
 pytestmark = pytest.mark.timeout(400)
 
 TASK = "push the red cube to the left"
-POSE = [0.0, -30.0, 30.0, 40.0, 0.0, 20.0]
 TICK_S = 1 / 30
 SPARE = 6
 """Ticks that a busy machine may cost."""
 LEFT = 24 + SPARE
 """Most actions that a chunk of 8 leaves after the first has passed: 7 of three ticks, and one under way."""
+GONE = round((ATTENDED_S + TICK_S_OF_THE_AGENT) / TICK_S) + SPARE
+"""Until the agent says stop: so long after the terminal's last word, which it looks for at its own ticks."""
 STEP = 15.0
 """[arm] max_step: the furthest that a goal goes in one tick, also after a pause."""
-NEAR = 5.0
-"""Units that the held arm may stand off its last goal."""
-MEASURED = r"\d+(?= (ticks|units))|\d\.\d(?= s )"
+NEAR = 2 * 0.17 * SPEED
+"""Units that the held arm may stand off its last goal: it holds where it is, 0.17 s behind, and where the
+policy has just turned twice that."""
+STILL = 0.5
+"""Units by which a joint at rest may move in a third of a second."""
+MEASURED = r"\d+(?= (ticks|units))|\d\.\d(?= s )|(?<=wanted )\d+|(?<=given )-?\d+|(?<=units, )\d+"
 
 
 class ScriptedPolicy(ArmProcess):
@@ -79,6 +88,8 @@ CASES = [
     Case(
         "the camera sends its last picture with new time stamps", "frozen", 24 + LEFT, 2.3 + STARVED_LIMIT_S
     ),
+    Case("the operator is gone: his terminal is killed", "gone", GONE, GONE * TICK_S + 0.5),
+    Case("the first chunk of a new version is far outside what it was trained on", "far", CHUNK * STRIDE, 0),
     Case("the adapter is unplugged", "unplug", 2 + SPARE, 2.0),
 ]
 
@@ -89,6 +100,7 @@ class Scene:
     def __init__(self, workstation: Workstation, arm: ArmProcess, config: Path, log: Path) -> None:
         self.workstation, self.arm, self.config, self._log = workstation, arm, config, log
         self.told = ""
+        self.ids: dict[int, str] = {}
         self.done: dict[str, Any] = {}
         self.policy: ArmProcess
         self.start_policy()
@@ -137,13 +149,7 @@ class Scene:
 
     def promote(self) -> None:
         """The agent's part (`agent.versions`), with this policy process."""
-        folder, tensors_digest = self.adapter(5)
-        wanted = SimpleNamespace(version=5, tensors_digest=tensors_digest)
-        versions = Versions(
-            SimpleNamespace(state="ready", request=self._ask_policy),  # type: ignore[arg-type]
-            SimpleNamespace(slots={"promoted": wanted}, folder=lambda accepted: folder),  # type: ignore[arg-type]
-            busy=lambda: self.arm.ask("status")["activity"] == "rollout",
-        )
+        versions = self.versions(5)
         asyncio.run(versions.follow())
         self.told = versions.fault
         assert self.policy.ask("status")["version"] == 3
@@ -152,8 +158,25 @@ class Scene:
         self.done = self.arm.event("rollout_done")
         wait_for(lambda: not versions._busy(), 5, "the rollout did not end")
         asyncio.run(versions.follow())
-        assert versions.running is wanted
+        assert versions.running is versions.promoted
         assert self.policy.ask("status")["version"] == 5
+
+    def versions(self, promoted: int) -> Versions:
+        folder, tensors_digest = self.adapter(promoted)
+        accepted = SimpleNamespace(version=promoted, tensors_digest=tensors_digest)
+        return Versions(
+            SimpleNamespace(state="ready", request=self._ask_policy),  # type: ignore[arg-type]
+            SimpleNamespace(slots={"promoted": accepted}, folder=lambda _: folder),  # type: ignore[arg-type]
+            busy=lambda: self.arm.ask("status")["activity"] == "rollout",
+        )
+
+    def gone(self) -> tuple[float, str]:
+        """A rollout of the agent's; when its terminal was killed, and its id."""
+        series = AttendedSeries(self.config, self.arm, self.versions(3))
+        killed, told = asyncio.run(series.lose_the_terminal(TASK, 0.7))
+        assert told.rollout is not None
+        self.told, self.done = told.notice, series.done
+        return killed, told.rollout
 
     async def _ask_policy(self, op: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
         return await asyncio.to_thread(self.policy.ask, op, timeout_s, **fields)
@@ -185,27 +208,44 @@ class Scene:
         while not self.arm.events.empty():
             self.arm.events.get()
         log_from = self._log.stat().st_size
-        self.arm.ask(
-            "rollout_start", rollout_id=f"r{number}", task=TASK, start_pose=POSE, max_s=20, version=3
-        )
-        wait_for(lambda: self.arm.ask("status")["phase"] == "running", 30, "the policy did not begin")
-        time.sleep(0.7)
-        began = time.time()
-        self.inject(case.fault)
-        if case.seconds:
-            self.done = self.arm.event("rollout_done", 20)
-        elif case.fault == "pause":
-            time.sleep(1.0)
-            self.arm.ask("rollout_stop", reason="operator")
-            self.done = self.arm.event("rollout_done")
+        began = self.roll_out(case, number)
         goals, walls = self.goals(number)
         over_s = walls[-1] - began
         assert not case.seconds or over_s < case.seconds, f"{case.name}: over after {over_s:.1f} s"
-        did = self.what_the_goal_did(case, goals, walls - began)
+        did = (
+            self.in_bounds(number, goals)
+            if case.fault == "far"
+            else self.what_the_goal_did(case, goals, walls - began)
+        )
         log = said(self._log.read_text()[log_from:], self.workstation.folder)
         kept = "trace and video" if self.files(number) == [FILE, TRACE, VIDEO] else "not all"
         told = self.told or " / ".join(log) or "nothing"
         return [case.name, self.done["reason"], told, kept, did, self.after(case, goals[-1])]
+
+    def roll_out(self, case: Case, number: int) -> float:
+        """The whole rollout; when the fault began, in seconds since the epoch."""
+        if case.fault == "gone":
+            began, self.ids[number] = self.gone()
+            return began
+        self.ids[number], version = f"r{number}", 3
+        if case.fault == "far":
+            version = 6
+            self.swap_to(version)
+            self.config.with_name(SAYS).write_text("far")
+        fields = {"task": TASK, "start_pose": POSE.tolist(), "max_s": 20, "version": version}
+        self.arm.ask("rollout_start", rollout_id=self.ids[number], **fields)
+        wait_for(lambda: self.arm.ask("status")["phase"] == "running", 30, "the policy did not begin")
+        time.sleep(0.7)
+        began = time.time()
+        if case.fault != "far":
+            self.inject(case.fault)
+        if case.seconds:
+            self.done = self.arm.event("rollout_done", 20)
+        elif case.fault in ("pause", "far"):
+            time.sleep(1.0)
+            self.arm.ask("rollout_stop", reason="operator")
+            self.done = self.arm.event("rollout_done")
+        return began
 
     def inject(self, fault: str) -> None:
         if fault in ("silent", "stuck", "frozen"):
@@ -214,7 +254,7 @@ class Scene:
             getattr(self, fault)()
 
     def folder(self, number: int) -> Path:
-        return self.config.parent / f"state/rollouts/r{number}"
+        return self.config.parent / "state/rollouts" / self.ids[number]
 
     def files(self, number: int) -> list[str]:
         return sorted(path.name for path in self.folder(number).iterdir())
@@ -224,6 +264,20 @@ class Scene:
         lines = (self.folder(number) / TRACE).read_text().splitlines()
         rows = [json.loads(line) for line in lines]
         return np.array([row["goal"] for row in rows]), np.array([row["wall"] for row in rows])
+
+    def in_bounds(self, number: int, goals: np.ndarray) -> str:
+        """What joint 2 did in the first chunk, in words, checked against what was demonstrated."""
+        bounded = json.loads((self.folder(number) / FILE).read_text())["figures"]["bounded"]
+        path = goals[: CHUNK * STRIDE, 1]
+        shown = DEMONSTRATION[:, 1]
+        steps = np.abs(np.diff(path, prepend=POSE[1]))
+        assert steps.max() <= FASTER * 100 * TICK_S + 0.1
+        assert path.max() <= shown.max() + ROOM
+        assert 0 < bounded <= CHUNK * STRIDE
+        assert self.done["bounded"] == bounded
+        by = f"{np.ptp(path):.0f} units, {steps.max():.0f} in a tick at most"
+        wanted = f"{FAR:.0f} units were wanted of joint 2 in the first chunk"
+        return f"{wanted}: for {bounded} ticks it is cut, and goes {by}; then on"
 
     def what_the_goal_did(self, case: Case, goals: np.ndarray, seconds: np.ndarray) -> str:
         """In words, checked against the bounds. `seconds`: since the fault."""
@@ -248,6 +302,11 @@ class Scene:
         words = f"for {ticks} ticks by {moved:.0f} units, then held"
         return f"{words}; then on, {again.max():.0f} units in a tick at most" if paused else words
 
+    def at_rest(self) -> bool:
+        stands = self.workstation.status()["follower"]
+        time.sleep(0.3)
+        return bool(np.abs(np.subtract(self.workstation.status()["follower"], stands)).max() < STILL)
+
     def after(self, case: Case, goal: np.ndarray) -> str:
         """How the arm is when all is said, and whether it can be used again."""
         if case.fault == "unplug":
@@ -257,6 +316,7 @@ class Scene:
         status = self.arm.ask("status")
         assert status["torque"]
         assert self.workstation.torque()
+        wait_for(self.at_rest, 3, "it does not stand still")
         assert np.abs(np.subtract(self.workstation.status()["follower"], goal)).max() < NEAR
         return "holds until the camera is back" if status["fault"] else "holds, ready"
 

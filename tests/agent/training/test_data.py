@@ -51,6 +51,19 @@ def test_a_copy_of_a_held_out_demonstration_does_not_train(recorded_episodes: Pa
     assert [episode.id for episode in split.eval] == ["000002"]
 
 
+def test_demonstrated_is_what_is_for_training_also_where_it_is_like_what_is_held_out(
+    recorded_episodes: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "episodes"
+    shutil.copytree(recorded_episodes, root)
+    for name, changes in (("000002", {"split": "eval"}), ("000003", {"verdict": "quarantined"})):
+        shutil.copytree(root / "000001", root / name)
+        rewrite(root / name, **changes)
+    (actions,) = EpisodeFolder(root).demonstrated()
+    np.testing.assert_array_equal(actions[:, 5], 10 + np.arange(FRAMES))
+    assert EpisodeFolder(tmp_path / "nowhere").demonstrated() == []
+
+
 def test_a_damaged_or_half_written_episode_is_left_out(recorded_episodes: Path, tmp_path: Path) -> None:
     root = tmp_path / "episodes"
     shutil.copytree(recorded_episodes, root)

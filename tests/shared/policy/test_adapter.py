@@ -14,7 +14,7 @@ from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.normalisation import Statistics, measured
 from shared.policy.adapter import add_adapter, get_tensors, live_digest, set_tensors
-from shared.policy.base import load_base, load_processors
+from shared.policy.base import action_spread, load_base, load_processors
 from shared.policy.chunker import Chunker
 from shared.policy.digest import base_digest
 from shared.policy.initial import initial_adapter, peft_config
@@ -170,6 +170,26 @@ def test_a_version_that_does_not_fit_leaves_the_statistics_as_they_were(
         chunker.load_tensors(wrong, config, OWN)
     chunker.reseed(0)
     np.testing.assert_array_equal(chunker.chunk(*observation())[1], before)
+
+
+def test_the_spread_of_actions_is_that_of_the_live_version(
+    chunker: Chunker, folder: Path, normalised: Path
+) -> None:
+    chunker.load_version(normalised)
+    assert chunker.spread is not None
+    for told, own in zip(chunker.spread, (OWN.action.mean, OWN.action.std), strict=True):
+        np.testing.assert_allclose(told, own)
+    chunker.load_version(folder)
+    assert chunker.spread is not None
+    assert chunker.spread[1] == pytest.approx([10, 14, 18, 22, 26, 30]), "the base's"
+
+
+def test_a_base_without_deviations_has_no_spread(tiny_base: Path) -> None:
+    _, postprocessor = load_processors(tiny_base)
+    for step in postprocessor.steps:
+        if hasattr(step, "stats"):
+            step.stats = {"action": {"min": np.zeros(6), "max": np.ones(6)}}
+    assert action_spread(postprocessor) is None
 
 
 def test_a_base_that_normalises_otherwise_takes_no_statistics(tiny_base: Path, tmp_path: Path) -> None:
