@@ -22,7 +22,7 @@ SHARED := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest --durations=8
 ONCE_MORE := --last-failed --last-failed-no-failures none
 
-.PHONY: help install test lint demo simulate base bench-async bench-chunk bench-loop bench-record bench-clocks bench-delay bench-gate bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
+.PHONY: help install test lint demo simulate base bench-async bench-chunk bench-loop bench-record bench-clocks bench-delay bench-gate bench-interventions bench-learning bench-preempt bench-promotion bench-step soak-demo soak-episodes lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -78,6 +78,9 @@ bench-delay: install ## success at inference delays of 0 to 8 ticks for three wa
 
 bench-gate: install ## what the gate finds in a corpus of broken and sound episodes, beside public checkers (SEED=n, PEERS=0)
 	$(PY) -m benchmarks.bench_gate --seed $(SEED) $(if $(filter 0,$(PEERS)),--no-peers)
+
+bench-interventions: install ## what ten interventions are worth against ten more demonstrations, in simulation; goes on where it stopped (SEEDS="0 1 2")
+	$(PY) -m benchmarks.bench_interventions $(if $(SEEDS),--seeds $(SEEDS))
 
 bench-learning: install ## federated against pooled training in simulated time: hours, goes on where it stopped (SEEDS="0 1 2", ARMS="async sync")
 	$(PY) -m benchmarks.learning --docs docs/learning $(if $(SEEDS),--seeds $(SEEDS)) $(if $(ARMS),--arms $(ARMS))

@@ -20,11 +20,13 @@ from agent.config import AgentConfig
 from agent.evaluation.rollout_book import RolloutBook
 from agent.evaluation.rollouts import SeriesPlace
 from agent.heartbeat import Heartbeat, hangs
+from agent.intake import Intake
 from agent.judging import Judging
 from agent.robot.release import release
 from agent.room import check_disk, next_episode
 from agent.state import Index
 from agent.supervision import Worker
+from agent.takeovers import Takeovers
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 
@@ -81,7 +83,7 @@ class ArmDesk:
     ) -> None:
         assert config.arm is not None
         self._config, self._port = config, config.arm.follower_port
-        self._worker, self._index, self._judging = worker, index, judging
+        self._worker, self._intake = worker, Intake(index, judging)
         self._heartbeat = Heartbeat(worker)
         self._preempt, self._running_version = preempt, running_version
         self._rollout_allowed, self._after_rollout = rollout_allowed, after_rollout
@@ -93,6 +95,7 @@ class ArmDesk:
         self.claim: Claim | None = None
         self.episode: str | None = None
         self.rollouts = RolloutBook(index)
+        self.takeovers = Takeovers(config, worker, self.rollouts, self._intake)
         self.last_used = time.monotonic()
         self.fault = ""
         """What keeps the arm from being used (a cable, a camera); empty if nothing does."""
@@ -166,12 +169,12 @@ class ArmDesk:
             try:
                 answer = await self._worker.request("record_stop", SAVE_S, keep=keep)
             except ArmfleetError:
-                self._adopt()  # it may have got its name before the answer was lost
+                self._intake.adopt()  # it may have got its name before the answer was lost
                 raise
             finally:
                 self.saving = False
             if keep and answer.get("kept", True):
-                self._saved(episode_id)
+                self._intake.saved(episode_id)
             return {"episode": episode_id, **answer}
 
     async def rollout_start(
@@ -191,6 +194,7 @@ class ArmDesk:
     async def series_start(self, task: str, evaluation: bool) -> Claim:
         """Take the arm for several rollouts; nothing moves yet."""
         async with self._lock:
+            self.takeovers.forget()
             return await self._take(Activity.EVALUATE if evaluation else Activity.ROLLOUT, task, series=True)
 
     async def series_rollout(
@@ -231,6 +235,7 @@ class ArmDesk:
         """End the running rollout; the arm holds."""
         if self.rollout is None:
             raise ArmfleetError("no rollout is running")
+        self.takeovers.ended()
         return await self._worker.request("rollout_stop", STOP_S, reason=reason)
 
     async def lower(self) -> dict[str, Any]:
@@ -263,7 +268,7 @@ class ArmDesk:
         now_s = time.monotonic()
         if now_s > self._look_at and not self._lock.locked():
             self._look_at = now_s + LOOK_S
-            self._adopt()
+            self._intake.adopt()
         idle_s, limit_s = now_s - self.last_used, self._config.arm.rest_s
         limit_s *= ABANDONED if self.claim is not None and not self.claim.series else 1
         if self._at_rest or self.rollout is not None or idle_s < limit_s or now_s < self._rest_at:
@@ -296,6 +301,7 @@ class ArmDesk:
 
     def on_event(self, name: str, fields: dict[str, Any]) -> None:
         """Events of the arm worker."""
+        self.takeovers.hear(name, fields)
         if name == "rollout_done":
             self._rollout_done(fields)
         elif name in ("ready", "fault"):
@@ -326,16 +332,18 @@ class ArmDesk:
             self._give_back()
         if episode is not None:
             logger.bind(episode=episode).error("episode {} was lost: the arm worker {}", episode, why)
+        self.takeovers.lost(why)
         self.rollouts.lost(why)
-        self._adopt()
+        self._intake.adopt()
 
     async def finish(self) -> None:
         """For the end of the agent: an episode that is being saved gets its name, and is judged next time."""
-        if not self.saving:
-            return
         try:
-            async with asyncio.timeout(FINISH_S), self._lock:
-                logger.info("the last episode is saved")
+            async with asyncio.timeout(FINISH_S):
+                await self.takeovers.saved()
+                if self.saving:
+                    async with self._lock:
+                        logger.info("the last episode is saved")
         except TimeoutError:
             logger.error("the episode being saved was not finished within {:g} s", FINISH_S)
 
@@ -370,16 +378,6 @@ class ArmDesk:
 
     def _give_back(self) -> None:
         self.claim, self.last_used = None, time.monotonic()
-
-    def _saved(self, episode_id: str) -> None:
-        self._index.refresh_episode(episode_id)
-        self._judging.add(episode_id)
-
-    def _adopt(self) -> None:
-        """Hand on the episodes that were saved although nobody heard so: the answer was late, or lost."""
-        for episode_id in self._index.unknown_episodes():
-            logger.bind(episode=episode_id).info("episode {} was saved after all", episode_id)
-            self._saved(episode_id)
 
     def _rollout_done(self, fields: dict[str, Any]) -> None:
         if not self.rollouts.over(str(fields.get("rollout_id")), str(fields.get("reason", ""))):

@@ -31,6 +31,7 @@ TaskOption = Annotated[str, typer.Option("--task", help="only with these words i
 VerdictOption = Annotated[str, typer.Option("--verdict", help="admitted, quarantined, undecidable, unjudged")]
 DayOption = Annotated[str, typer.Option("--day", help="only of this day, as 2026-05-31 (local time)")]
 SplitOption = Annotated[str, typer.Option("--split", help="train or eval")]
+OriginOption = Annotated[str, typer.Option("--origin", help="recorded, intervention or imported")]
 JsonOption = Annotated[bool, typer.Option("--json", help="one JSON object per line")]
 
 COLOURS = {"admitted": "green", "quarantined": "red", "undecidable": "yellow", "unjudged": "dim"}
@@ -44,10 +45,11 @@ def list_(
     verdict: VerdictOption = "",
     day: DayOption = "",
     split: SplitOption = "",
+    origin: OriginOption = "",
     as_json: JsonOption = False,
 ) -> None:
     """List episodes, oldest first."""
-    found = _select(load(config), task, verdict, day, split)
+    found = _select(load(config), task, verdict, day, split, origin)
     if as_json:
         for record in found:
             typer.echo(record.model_dump_json())
@@ -57,13 +59,14 @@ def list_(
     from rich.table import Table
 
     table = Table(box=None, header_style="bold")
-    for column in ("episode", "day", "s", "verdict", "label", "split", "task", "why"):
+    for column in ("episode", "day", "s", "origin", "verdict", "label", "split", "task", "why"):
         table.add_column(column, overflow="fold", justify="right" if column == "s" else "left")
     for record in found:
         table.add_row(
             record.id,
             f"{_local(record):%Y-%m-%d %H:%M}",
             f"{record.frames / record.fps:.1f}",
+            record.kind,
             f"[{COLOURS[record.verdict]}]{record.verdict}[/]",
             record.label or "",
             record.split or "",
@@ -185,6 +188,7 @@ def export(
     task: TaskOption = "",
     day: DayOption = "",
     split: SplitOption = "",
+    origin: OriginOption = "",
 ) -> None:
     """Write episodes as one LeRobotDataset v3.0: all that are admitted and not labelled failures, or those
     named."""
@@ -194,7 +198,7 @@ def export(
     if episodes:
         chosen = [_store(loaded).read(episode) for episode in dict.fromkeys(episodes)]
     else:
-        chosen = [r for r in _select(loaded, task, "admitted", day, split) if r.usable]
+        chosen = [r for r in _select(loaded, task, "admitted", day, split, origin) if r.usable]
     from rich.console import Console
 
     with Console(stderr=True).status(f"joining {len(chosen)} episodes"):
@@ -310,12 +314,15 @@ def _store(config: "AgentConfig") -> Any:
         raise not_in_the_group(config.episodes_dir) from error
 
 
-def _select(config: "AgentConfig", task: str, verdict: str, day: str, split: str) -> list["EpisodeRecord"]:
+def _select(
+    config: "AgentConfig", task: str, verdict: str, day: str, split: str, origin: str
+) -> list["EpisodeRecord"]:
     def wanted(record: "EpisodeRecord") -> bool:
         return (
             task.casefold() in record.task.casefold()
             and verdict in ("", record.verdict)
             and split in ("", record.split)
+            and origin in ("", record.kind)
             and day in ("", f"{_local(record):%Y-%m-%d}")
         )
 

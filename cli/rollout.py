@@ -119,27 +119,29 @@ class Conversation:
                 return series
             key = self._finger.key()
             if self._line.keys:
-                self._act(key, series.phase)
+                self._act(key, series)
             elif key in ENDS:
                 raise Detached
             answer = _ask(self._line, answer)
 
-    def _act(self, key: str | None, phase: Phase) -> None:
-        """By the phase that the person saw: a key that comes late never means the opposite."""
+    def _act(self, key: str | None, series: SeriesTold) -> None:
+        """By what the person saw: a key that comes late never means the opposite."""
         if self._keys.ended:
             raise Detached
-        act = act_of(key, phase)
+        act = act_of(key, series.phase, series.led)
         if act is not None:
             self._line.press(act.value)
 
 
-def act_of(key: str | None, phase: Phase) -> Act | None:
-    """What a key asks for; None if nothing."""
+def act_of(key: str | None, phase: Phase, led: bool = False) -> Act | None:
+    """What a key asks for; None if nothing. `led`: a person has taken over."""
     if key is None:
         return None
     if key in STARTS:
         return Act.STOP if phase in (Phase.RUNNING, Phase.STARTING) else Act.START
     key = key.lower()
+    if key == "t":
+        return Act.HAND_BACK if led else Act.TAKE_OVER
     return Act.END if key in ENDS else ACTS.get(key)
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from agent.sessions.series import Phase
 from agent.sessions.series_messages import SeriesAnswer, SeriesTold
 from cli.picture import Picture, picture_on
-from cli.rollout_view import Screen, executes, place, trouble_lines, what
+from cli.rollout_view import Screen, executes, place, taken_over, trouble_lines, what
 
 RINGS = frozenset({Phase.READY, Phase.LABELLING, Phase.DONE})
 """Phases whose beginning rings the terminal's bell: eyes are on the arm."""
@@ -27,7 +27,8 @@ def series_on(console: Console, keys: bool) -> AbstractContextManager[Picture[Se
 def words(answer: SeriesAnswer, away: str) -> dict[str, str]:
     """What there is to say, by what it is about."""
     series = _series(answer)
-    about = "" if series.phase is Phase.RUNNING else f": {what(series, None)}"
+    about = taken_over(series, answer.rollout) if series.phase is Phase.RUNNING else what(series, None)
+    about = f": {about}" if about else ""
     said = {"phase": f"{series.phase}, {place(series)} ({executes(series)}){about}"}
     for number, result in enumerate(series.results, 1):
         word = "success" if result.success else "failure"

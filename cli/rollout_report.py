@@ -109,6 +109,8 @@ def facts(record: RolloutRecord) -> list[tuple[str, str]]:
     ]  # fmt: skip
     if figures.bounded:
         found.append(("bounded", f"{figures.bounded} ticks of the first chunk, to what it was trained on"))
+    if record.interventions is not None:
+        found.append(("taken over", f"{record.interventions} times"))
     if record.why:
         found.append(("why", record.why))
     if place is not None:

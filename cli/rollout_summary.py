@@ -71,6 +71,8 @@ def show(console: Console, series: SeriesTold) -> None:
         console.print(sentence, markup=False, highlight=False)
     if series.discarded or series.lost:
         console.print(f"Done again: {series.discarded}. Lost: {series.lost}.")
+    if series.episodes:
+        console.print(Text(f"Recorded by taking over: {', '.join(series.episodes)}"))
     if not complete(series):
         console.print(f"Ended early: {len(series.results)} of {series.wanted} rollouts are labelled.")
     console.print("Each with figures and video: armfleet rollouts list")
@@ -95,6 +97,7 @@ def as_json(series: SeriesTold) -> dict[str, Any]:
         "results": [result.model_dump(mode="json") for result in series.results],
         "discarded": series.discarded,
         "lost": series.lost,
+        "episodes": list(series.episodes),
         "seed": series.seed,
         "notice": series.notice,
     }

@@ -22,6 +22,8 @@ SQUARES = 30
 LOW_QUEUE = 1
 """Actions left, of 10 a second, at which the arm is about to wait for the policy."""
 
+RUNNING, LED = "running", "led"
+"""Values of `agent.robot.rollout.Phase`, which a terminal does not import: LeRobot comes with it."""
 PHASES = {
     Phase.PREPARING: ("PREPARING", "bold black on yellow"),
     Phase.READY: ("READY", "bold white on green"),
@@ -93,7 +95,7 @@ def _stand(series: SeriesTold, rollout: RolloutTold | None) -> RenderableType:
         line.append("  then the series ends", "blue")
     where = Text(f"{place(series)}   {executes(series)}", no_wrap=True, overflow="ellipsis")
     running = series.phase is Phase.RUNNING
-    total, done = (series.limit_s, series.elapsed_s) if running else (series.wanted, len(series.results))
+    total, done = (series.limit_s, _ran(series, rollout)) if running else (series.wanted, len(series.results))
     progress = ProgressBar(total, min(done, total), complete_style="red" if running else "green")
     task = Text(series.task, "bold", overflow="ellipsis", no_wrap=True)
     return Panel(
@@ -122,8 +124,7 @@ def executes(series: SeriesTold) -> str:
 def what(series: SeriesTold, rollout: RolloutTold | None) -> str:
     """What happens in this phase, or what the person is to do."""
     if series.phase is Phase.RUNNING:
-        at = f", {rollout.phase}" if rollout and rollout.phase not in ("", "running") else ""
-        return f"{clock(series.elapsed_s)} of {clock(series.limit_s)}{at}"
+        return f"{clock(_ran(series, rollout))} of {clock(series.limit_s)}, {drives(series, rollout)}"
     if series.phase is Phase.LABELLING:
         return REASONS.get(series.reason, series.reason)
     if series.phase is Phase.READY:
@@ -139,6 +140,29 @@ def what(series: SeriesTold, rollout: RolloutTold | None) -> str:
         Phase.ENDING: "the arm is given back",
         Phase.DONE: f"{len(series.results)} of {series.wanted} rollouts are labelled",
     }[series.phase]
+
+
+def taken_over(series: SeriesTold, rollout: RolloutTold | None) -> str:
+    """What the person does who has taken over; empty while the policy moves the arm."""
+    if not series.led:
+        return ""
+    if rollout is not None and rollout.phase == LED:
+        return "you drive"
+    return f"taking over: the arm {'holds' if rollout and rollout.apart else 'goes to the leader'}"
+
+
+def drives(series: SeriesTold, rollout: RolloutTold | None) -> str:
+    """Who moves the arm, while a rollout runs."""
+    told = rollout or RolloutTold()
+    if series.led and told.phase == LED:
+        return f"you, recording {told.recorded_s or 0:.1f} s"
+    policy = "the policy" if told.phase in ("", RUNNING, LED) else told.phase
+    return taken_over(series, rollout) or policy
+
+
+def _ran(series: SeriesTold, rollout: RolloutTold | None) -> float:
+    """Seconds under the policy: what the limit counts."""
+    return series.elapsed_s if rollout is None or rollout.policy_s is None else rollout.policy_s
 
 
 def _policy(rollout: RolloutTold | None) -> RenderableType:
@@ -181,8 +205,12 @@ def trouble_lines(answer: SeriesAnswer, away: str) -> list[Text]:
     lines += [Text(text, "bold red") for text in arm.troubles]
     if answer.rollout and answer.rollout.bounded:
         lines.append(Text("the first chunk is held to what the version was trained on", "bold yellow"))
+    if answer.rollout and answer.rollout.apart:
+        lines.append(Text(f"{answer.rollout.apart}: bring the leader near", "bold yellow"))
     if series and series.notice and series.notice not in arm.troubles:
         lines.append(Text(series.notice, "bold yellow"))
+    if series and series.segment:
+        lines.append(Text(series.segment))
     return lines + [Text(text, "yellow") for text in arm.warnings]
 
 
@@ -190,13 +218,15 @@ def _help(series: SeriesTold, keys: bool) -> Text:
     """The keys, and what they do now."""
     if not keys:
         return Text.from_markup("[dim]only watching: `armfleet rollout` has the keys;[/] [bold]q[/] leaves")
-    space = "STOP" if series.phase is Phase.RUNNING else "start"
+    running = series.phase is Phase.RUNNING
+    hands = [("t", "hand back" if series.led else "take over")] if running and not series.measures else []
     pairs = [
-        ("SPACE", space),
-        ("a", "abort, lower"),
+        ("SPACE", "STOP" if running else "start"),
+        *hands,
+        ("a", "abort" if hands else "abort, lower"),
         ("s", "success"),
         ("f", "failure"),
         ("r", "redo"),
         ("q", "end"),
     ]
-    return Text.from_markup("  ".join(f"[bold reverse] {key} [/] {words}" for key, words in pairs))
+    return Text.from_markup(" ".join(f"[bold reverse] {key} [/] {words}" for key, words in pairs))

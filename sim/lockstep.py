@@ -155,8 +155,15 @@ class LockstepArm:
         return self.judge.update(self.plant.cubes(), self.plant.tip())
 
 
-class _Batch:
-    """Arms that share one schedule; those that are done leave it."""
+class Batch:
+    """Arms that share one schedule; those that are done leave it.
+
+    Args:
+        predict: The policy.
+        arms: In their scenes.
+        latency: Control ticks that inference takes.
+        threshold: Actions left at which the next chunk is asked for.
+    """
 
     def __init__(self, predict: Predict, arms: list[LockstepArm], latency: int, threshold: int) -> None:
         self.arms = arms
@@ -222,7 +229,7 @@ def rollout_batch(
         One result per scene, in order.
     """
     arms = [LockstepArm(draw_scene(seed, task)) for seed, task in zip(seeds, tasks, strict=True)]
-    batch = _Batch(predict, list(arms), latency, queue_threshold)
+    batch = Batch(predict, list(arms), latency, queue_threshold)
     for tick in range(round(max_s * CONTROL_HZ)):
         if record and tick % SUBTICKS == 0:
             for arm in batch.arms:

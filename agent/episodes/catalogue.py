@@ -17,7 +17,6 @@ from shared.files import write_atomic
 
 FILE = "datasets.toml"
 """In [node] state_dir."""
-RECORDED = "recorded"
 Status = Literal["clean", "repaired", "quarantined"]
 
 
@@ -27,7 +26,7 @@ class Dataset(ConfigModel):
     workstation: str
     task: str
     source: str
-    """"recorded", or the name of the imported dataset."""
+    """"recorded", "intervention", or the name of the imported dataset."""
     source_digest: str = ""
     """Of the imported dataset."""
     status: Status
@@ -63,7 +62,7 @@ def compile_catalogue(workstation: str, records: Iterable[EpisodeRecord], store:
     groups: dict[tuple[str, str, str, Status], list[EpisodeRecord]] = {}
     for record in records:
         origin = record.origin
-        source, digest = (origin.source, origin.dataset_digest) if origin else (RECORDED, "")
+        source, digest = (origin.source, origin.dataset_digest) if origin else (record.kind, "")
         groups.setdefault((record.task, source, digest, status_of(record)), []).append(record)
     return Catalogue(
         dataset=tuple(

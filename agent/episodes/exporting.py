@@ -111,7 +111,7 @@ def _note_episodes(records: Sequence[EpisodeRecord], work: Path) -> dict[str, st
     path = work / "meta/info.json"
     info = json.loads(path.read_text())
     write_atomic(path, json.dumps(info | {"splits": splits}, indent=4))
-    kept = {"id", "task", "digest", "split", "label", "calibration_digest", "origin"}
+    kept = {"id", "task", "digest", "split", "label", "calibration_digest", "origin", "intervention"}
     listed = [record.model_dump(mode="json", include=kept) for record in records]
     write_atomic(work / LIST, json.dumps({"episodes": listed}, indent=1) + "\n")
     return splits

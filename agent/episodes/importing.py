@@ -169,6 +169,7 @@ def _record(
             imported=now(),
             reencoded=reencoded,
         ),
+        intervention=before.intervention if before else None,
     )
 
 

@@ -19,6 +19,7 @@ SIDECAR = "sidecar.jsonl"
 Verdict = Literal["unjudged", "admitted", "quarantined", "undecidable"]
 Split = Literal["train", "eval"]
 Label = Literal["success", "failure"]
+Kind = Literal["recorded", "intervention", "imported"]
 EPISODE_ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,79}$"
 """Ids name folders: 000012 recorded here, imported-1a2b3c4d-000012 from a dataset."""
 
@@ -67,6 +68,16 @@ class Origin(BaseModel):
     """Cameras whose video could not be cut at a key frame and was encoded again."""
 
 
+class Intervention(BaseModel):
+    """The rollout in which a person took over from the policy and recorded the episode."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rollout: str
+    version: int | None
+    """What the policy executed; None for the base alone."""
+
+
 class EpisodeRecord(BaseModel):
     """One episode's own file. Verdict, reasons, notes, label and decision may change; the rest is only ever
     filled in."""
@@ -92,6 +103,8 @@ class EpisodeRecord(BaseModel):
     decision: Decision | None = None
     origin: Origin | None = None
     """None for what was recorded here."""
+    intervention: Intervention | None = None
+    """None for a whole demonstration."""
     trace: str = ""
     """Coarse path of state and action that near-duplicates are told by; see `agent.episodes.leaks`."""
 
@@ -99,6 +112,13 @@ class EpisodeRecord(BaseModel):
     def usable(self) -> bool:
         """Whether training and export may take it: admitted, and not labelled a failure."""
         return self.verdict == "admitted" and self.label != "failure"
+
+    @property
+    def kind(self) -> Kind:
+        """How it came to be; an imported intervention is one."""
+        if self.intervention is not None:
+            return "intervention"
+        return "recorded" if self.origin is None else "imported"
 
 
 def now() -> str:
@@ -152,9 +172,14 @@ def facts(record: EpisodeRecord) -> list[tuple[str, str]]:
 
 def _origin(record: EpisodeRecord) -> str:
     """Where an episode comes from, in words."""
-    origin = record.origin
+    origin, taken = record.origin, record.intervention
+    here = "recorded here"
+    if taken is not None:
+        version = "the base alone" if taken.version is None else f"version {taken.version}"
+        here = f"intervention: a person took over from {version} in rollout {taken.rollout}"
     if origin is None:
-        return "recorded here"
+        return here
     again = f"; encoded again: {', '.join(origin.reencoded)}" if origin.reencoded else ""
     kind = f"{origin.format}, {origin.robot_type or 'robot unknown'}, {origin.fps:g} fps"
-    return f"episode {origin.episode} of {origin.source} ({kind}), imported {origin.imported[:19]}{again}"
+    text = f"episode {origin.episode} of {origin.source} ({kind}), imported {origin.imported[:19]}{again}"
+    return f"{text}; {here}" if taken is not None else text

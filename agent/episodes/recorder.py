@@ -30,7 +30,7 @@ from loguru import logger
 
 from agent.config import RecordingSection
 from agent.episodes.encoding import EpisodeEncoder
-from agent.episodes.record import SIDECAR, EpisodeRecord, now, write_record
+from agent.episodes.record import SIDECAR, EpisodeRecord, Intervention, now, write_record
 from agent.robot.cameras import Frame
 from agent.robot.features import ROBOT_TYPE, Shape, dataset_features
 from agent.robot.loop import Observation
@@ -73,8 +73,10 @@ class Take:
         episode_id: str,
         task: str,
         max_frames: int,
+        intervention: Intervention | None = None,
     ) -> None:
         self.id, self.task = episode_id, task
+        self._intervention = intervention
         self.frames = 0
         self._max_frames = max_frames
         self.first_frame = threading.Event()
@@ -145,6 +147,7 @@ class Take:
                 fps=settings.fps,
                 created=now(),
                 calibration_digest=settings.calibration_digest,
+                intervention=self._intervention,
             )
             shutil.rmtree(self._work / "images", ignore_errors=True)
             write_record(self._work, record)
@@ -204,8 +207,16 @@ class EpisodeRecorder:
                 take.add(_blank(self.settings.cameras, index), np.zeros(6, np.float32))
             take.save()
 
-    def start(self, episode_id: str, task: str, max_s: float) -> Take:
+    def start(
+        self, episode_id: str, task: str, max_s: float, intervention: Intervention | None = None
+    ) -> Take:
         """Begin an episode; its first row comes with the control loop's next tick.
+
+        Args:
+            episode_id: Names its folder.
+            task: The instruction.
+            max_s: Its longest length.
+            intervention: The rollout in which a person has taken over; None for a demonstration.
 
         Raises:
             ArmfleetError: DISK_FULL, less than [recording] min_free_mb is free; the id is taken; the task is
@@ -226,7 +237,8 @@ class EpisodeRecorder:
                 code=ExitCode.DISK_FULL,
             )
         try:
-            return Take(settings, self._encoder, episode_id, task, max(1, round(max_s * settings.fps)))
+            frames = max(1, round(max_s * settings.fps))
+            return Take(settings, self._encoder, episode_id, task, frames, intervention)
         except OSError as error:
             raise _disk_full(settings.folder, error) from error
 

@@ -17,8 +17,9 @@ UNSAFE = frozenset(code.name.lower() for code in UNSAFE_CODES)
 def field_results(records: Iterable[RolloutRecord], judged: Sequence[JudgedVersion]) -> list[FieldResult]:
     """Results of the versions asked about, in that order; of each the task that was tried first comes first.
 
-    A rollout that says nothing, neither labelled nor ended by an unsafe arm, nor with its interventions
-    counted, is left out; one of a blinded comparison until that is over: what is reported is shown here, too.
+    A rollout that says nothing, neither labelled nor ended by an unsafe arm, nor taken over, is left out; one
+    of a blinded comparison until that is over: what is reported is shown here, too. One that was taken over
+    is never labelled a success (`RolloutStore.label`); one that was done again counts for nothing.
 
     Args:
         records: All rollouts of this workstation.
@@ -41,12 +42,16 @@ def _is_of(record: RolloutRecord, version: JudgedVersion) -> bool:
 
 
 def _says_something(record: RolloutRecord) -> bool:
-    return record.success is not None or record.reason in UNSAFE or record.interventions is not None
+    return record.success is not None or record.reason in UNSAFE or bool(_interventions(record))
+
+
+def _interventions(record: RolloutRecord) -> int | None:
+    return None if record.discarded else record.interventions
 
 
 def _result(version: int, task: str, rollouts: Sequence[RolloutRecord]) -> FieldResult:
     labels = ["01"[record.success] for record in rollouts if record.success is not None]
-    counted = [record.interventions for record in rollouts if record.interventions is not None]
+    counted = [count for count in map(_interventions, rollouts) if count is not None]
     return FieldResult(
         version=version,
         task=task,

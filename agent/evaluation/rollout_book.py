@@ -17,6 +17,7 @@ class RolloutBook:
 
     Attributes:
         running: The rollout that runs; None if none does.
+        interventions: How often a person took over in it.
 
     Args:
         index: Of the rollouts' folders.
@@ -25,6 +26,7 @@ class RolloutBook:
     def __init__(self, index: Index) -> None:
         self._index = index
         self.running: RolloutWanted | None = None
+        self.interventions = 0
 
     def begin(
         self,
@@ -35,6 +37,7 @@ class RolloutBook:
         place: SeriesPlace | None,
     ) -> RolloutWanted:
         """The next rollout, under an id of its own; it counts as running from now on."""
+        self.interventions = 0
         self.running = RolloutWanted(
             rollout_id=f"{datetime.now():%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}",
             task=task,
@@ -104,6 +107,7 @@ class RolloutBook:
             digest=None,
             created=now(),
             reason=f"the arm worker {why}",
+            interventions=self.interventions if running.place else None,
             place=running.place,
             blinded=running.blinded,
         )

@@ -107,7 +107,7 @@ class RolloutRecord(BaseModel):
     success: bool | None = None
     """The label; None until someone gave it."""
     interventions: int | None = None
-    """How often the operator took over; None: nobody counted."""
+    """How often the operator took over; None: nobody counted, as the rollout was no part of a series."""
     place: SeriesPlace | None = None
     """None: no part of a series."""
     blinded: bool = False
@@ -174,10 +174,18 @@ class RolloutStore:
         stays decided.
 
         Raises:
-            ArmfleetError: it was discarded; or as `read`.
+            ArmfleetError: it was discarded; or a person took over in it, and it can't be a success of the
+                version; or as `read`.
         """
-        if self.read(rollout_id).discarded:
+        before = self.read(rollout_id)
+        if before.discarded:
             raise ArmfleetError(f"the rollout {rollout_id} was discarded and done again", kept="its files")
+        if success and before.interventions:
+            raise ArmfleetError(
+                f"the rollout {rollout_id} is no success of the policy: a person took over in it",
+                kept="what was recorded meanwhile",
+                do="label it a failure, or do it again",
+            )
         record = self._update(rollout_id, success=success)
         logger.bind(rollout=rollout_id, version=record.version).info(
             "rollout {} is labelled {}", rollout_id, "a success" if success else "a failure"

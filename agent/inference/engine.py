@@ -67,6 +67,17 @@ class Engine(RTCInferenceEngine):
         super().start()
         self._action_queue = ExecutedQueue(self._rtc_config)
 
+    def pause(self) -> None:
+        """Stop inferring, and forget: after `resume` no action comes before a later observation.
+
+        LeRobot's `reset` empties the queue, into which a chunk that is being inferred would still be put.
+        Here that goes into a queue that nobody reads any more.
+        """
+        super().pause()
+        with self._obs_lock:
+            self._obs_holder["obs"] = None
+        self._action_queue = ExecutedQueue(self._rtc_config)
+
 
 @dataclass
 class EngineFigures:
@@ -111,6 +122,7 @@ class RolloutEngine:
         self.proxy = PolicyProxy(socket, task)
         self._interpolator = ActionInterpolator(STRIDE)
         self._started = False
+        self._launched = False
         self._engine = Engine(
             policy=self.proxy,
             preprocessor=PassThrough(),
@@ -126,10 +138,19 @@ class RolloutEngine:
         )
 
     def start(self) -> None:
-        """Begin to infer; the first action comes after the first `notify` and one inference."""
-        self._engine.reset()
-        self._engine.start()
+        """Begin to infer, also again after `pause`; the first action comes after the first `notify` and one
+        inference."""
+        if not self._launched:
+            self._launched = True
+            self._engine.reset()
+            self._engine.start()
         self._engine.resume()
+
+    def pause(self) -> None:
+        """No action comes from what was seen before the next `start`; returns at once."""
+        self._engine.pause()
+        self._interpolator.reset()
+        self._started = False
 
     def notify(self, state: np.ndarray, images: Mapping[str, np.ndarray], taken_at: float) -> None:
         """Offer the newest observation: (6,) units, (H, W, 3) uint8 RGB per camera, and when the oldest part

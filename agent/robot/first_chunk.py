@@ -3,7 +3,8 @@
 For as long as that chunk would last, no goal leaves the version's range, and none moves faster than was
 demonstrated (`agent.inference.bounds`). What lies outside is cut off as by the arm's own limits, which hold
 besides: the arm keeps its torque and never jumps. This is so in every rollout, not only after a swap: nothing
-has to be remembered, and two versions that are compared are treated alike.
+has to be remembered, and two versions that are compared are treated alike. The first chunk after a person has
+handed the arm back is held so as well.
 """
 
 from collections.abc import Callable
@@ -35,7 +36,7 @@ class Cut:
 
 
 class FirstChunk:
-    """Goals of one rollout, from its first action on.
+    """Goals of one rollout's first chunks.
 
     Attributes:
         bounded: Ticks in which a goal was cut.
@@ -50,7 +51,12 @@ class FirstChunk:
     def __init__(self, bounds: Bounds, actions: int, fps: int, on_cut: Callable[[Cut], None]) -> None:
         self.bounded = 0
         self._bounds, self._fps = bounds, fps
-        self._left, self._on_cut = actions * STRIDE, on_cut
+        self._length, self._on_cut = actions * STRIDE, on_cut
+        self._left = self._length
+
+    def again(self) -> None:
+        """The next goal is the first of another one."""
+        self._left = self._length
 
     def within(self, goal: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """What may be sent of `goal` after `previous`, (6,) float32 units each.

@@ -2,6 +2,10 @@
 
 Without an action the last goal stands: the arm holds in that tick. Whatever is wrong with the policy ends the
 rollout, with the arm holding, and is no fault of the arm.
+
+A person may take over: the arm holds, comes to the leader slowly and follows it, as in a session of
+recording, until it is handed back. The policy then goes on from where the arm is, with nothing of what it
+wanted before.
 """
 
 import time
@@ -16,6 +20,8 @@ from agent.inference.fault import PolicyFault, policy_silent, starved
 from agent.robot.first_chunk import Cut, FirstChunk
 from agent.robot.freshness import Freshness
 from agent.robot.loop import Activity, Observation
+from agent.robot.teleop import Phase as TeleopPhase
+from agent.robot.teleop import Teleoperation
 from shared.errors import ArmfleetError
 
 START_SPEED = 60.0
@@ -43,6 +49,7 @@ class Actions(Protocol):
     @property
     def chunk(self) -> int: ...
     def start(self) -> None: ...
+    def pause(self) -> None: ...
     def notify(self, state: np.ndarray, images: dict[str, np.ndarray], taken_at: float) -> None: ...
     def action(self) -> np.ndarray | None: ...
 
@@ -59,6 +66,8 @@ class Phase(Enum):
     TO_START = "to start pose"
     WAITING = "waiting for the policy"
     RUNNING = "running"
+    ALIGNING = "taking over"
+    LED = "led"
 
 
 class Rollout(Activity):
@@ -68,7 +77,7 @@ class Rollout(Activity):
         actions: The policy's actions; started when the start pose is reached.
         trace: Gets every tick of the running phase.
         start_pose: (6,) units, or None to start where the arm is.
-        max_s: Longest running phase.
+        max_s: Longest time under the policy.
         fps: Ticks per second of the loop that runs it.
         on_end: Called once with (reason, error), after the arm holds; the error is the loop's, or a
             PolicyFault.
@@ -93,7 +102,6 @@ class Rollout(Activity):
         self._actions, self._trace, self._pose = actions, trace, start_pose
         self._max_ticks, self._step = round(max_s * fps), START_SPEED / fps
         self._on_end, self._on_cut, self._clock = on_end, on_cut, clock
-        self._fps = fps
         self._first: FirstChunk | None = None
         self._goal: np.ndarray = np.zeros(6, np.float32)
         self._deadline = 0.0
@@ -102,6 +110,29 @@ class Rollout(Activity):
         self._freshness = Freshness()
         self._fault: PolicyFault | None = None
         self._reason: str | None = None
+        self._fps = fps
+        self._taken: Teleoperation | None = None  # asked for by another thread, from the next tick on
+        self._leading: Teleoperation | None = None
+        self._led_ticks = 0  # left of this takeover
+        self.apart = ""
+        """Why the arm does not come to the leader that has taken over; empty if it does."""
+
+    def take_over(self, max_s: float) -> Teleoperation:
+        """Let the leader move the arm from the next tick on; at first the arm holds. From any thread.
+
+        Args:
+            max_s: Longest time that the arm follows; the rollout then ends.
+
+        Returns:
+            What moves it; recording may be attached.
+        """
+        self._led_ticks = round(max_s * self._fps)
+        self._taken = Teleoperation(self._fps)
+        return self._taken
+
+    def hand_back(self) -> None:
+        """Let the policy go on from the next tick on. From any thread."""
+        self._taken = None
 
     def begin(self, position: np.ndarray) -> None:
         self._goal = position
@@ -109,6 +140,11 @@ class Rollout(Activity):
             self._wait_for_policy()
 
     def step(self, seen: Observation) -> np.ndarray | None:
+        taken = self._taken
+        if taken is not self._leading:
+            return self._change_hands(taken, seen)
+        if taken is not None:
+            return self._follow(taken, seen)
         if self.phase is Phase.TO_START:
             return self._toward_start(seen)
         images = {name: frame.image for name, frame in seen.frames.items()}
@@ -123,7 +159,7 @@ class Rollout(Activity):
                     self._fault = policy_silent(FIRST_ACTION_S, self._actions.trouble)
                 return None
             self.phase = Phase.RUNNING
-            self._first = FirstChunk(self._actions.bounds, self._actions.chunk, self._fps, self._on_cut)
+            self._hold_to_bounds()
         self.ticks += 1
         now = self._clock()
         self._acted_at = now if action is not None else self._acted_at
@@ -138,7 +174,9 @@ class Rollout(Activity):
     def sent(self, seen: Observation, goal: np.ndarray) -> None:
         if self.phase is not Phase.TO_START:  # that way counts from what was wanted
             self._goal = goal
-        if self.phase is Phase.RUNNING:
+        if self._leading is not None:
+            self._leading.sent(seen, goal)
+        elif self.phase is Phase.RUNNING:
             self._trace.add(seen, goal)
 
     @property
@@ -152,6 +190,40 @@ class Rollout(Activity):
 
     def end(self, reason: str, error: ArmfleetError | None) -> None:
         self._on_end(reason, error or (self._fault if self._fault and self._fault.reason == reason else None))
+
+    def _hold_to_bounds(self) -> None:
+        """A chunk begins that nobody has seen the like of: the rollout's first, and after each takeover."""
+        if self._first is None:
+            self._first = FirstChunk(self._actions.bounds, self._actions.chunk, self._fps, self._on_cut)
+        else:
+            self._first.again()
+
+    def _change_hands(self, taken: Teleoperation | None, seen: Observation) -> np.ndarray | None:
+        """One tick between the policy and a person: the arm holds where it is."""
+        self._leading = taken
+        self.needs_leader, self.limited = taken is not None, taken is None
+        if taken is None:
+            self._wait_for_policy()
+            return None
+        self._actions.pause()
+        self.phase, self.apart = Phase.ALIGNING, ""
+        taken.begin(seen.state)
+        return seen.state
+
+    def _follow(self, leading: Teleoperation, seen: Observation) -> np.ndarray | None:
+        """Towards the leader, or with it; an arm that is too far from it holds until the leader is near."""
+        try:
+            goal = leading.step(seen)
+        except ArmfleetError as far:
+            self.apart = far.what
+            return None
+        self.apart = ""
+        if leading.phase is TeleopPhase.MIRRORING:
+            self.phase = Phase.LED
+            self._led_ticks -= 1
+            if self._led_ticks <= 0:
+                self._reason = "time_up"
+        return goal
 
     def _toward_start(self, seen: Observation) -> np.ndarray:
         assert self._pose is not None

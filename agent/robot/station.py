@@ -27,16 +27,14 @@ from agent.robot.lowering import Lowering
 from agent.robot.release import release as release_port
 from agent.robot.rollout import Rollout
 from agent.robot.safety import UnsafeArm
-from agent.robot.teleop import ALIGN_SPEED, REFUSE_UNITS, Phase, Teleoperation, check_agreement
+from agent.robot.teleop import Phase, Teleoperation, await_alignment, check_agreement
 from agent.robot.watch import HealthWatch
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.policy.rtc import CONTROL_HZ
 
-ALIGN_LIMIT_S = REFUSE_UNITS / ALIGN_SPEED + 2.0
 FIRST_FRAME_S = 2.0
 """Promise: from the request to the first recorded frame."""
-POLL_S = 0.02
 SAVE_LIMIT_S = 60.0
 """Longest wait of an ending process for the episode that is being saved."""
 ENDING_S = 10.0
@@ -248,16 +246,8 @@ class Station:
         difference = check_agreement(self.follower.read(), self.leader.read())
         teleop = self._teleop = Teleoperation(CONTROL_HZ)
         loop.start(teleop)
-        while not teleop.aligned.wait(POLL_S):
-            if not loop.running:
-                raise self.fault or ArmfleetError("teleoperation ended before the arms were aligned")
-            if time.monotonic() - started > ALIGN_LIMIT_S:
-                loop.stop("not_aligned")
-                raise ArmfleetError(
-                    f"the arms were not aligned within {ALIGN_LIMIT_S:.0f} s",
-                    kept="the arm holds where it is",
-                    do="keep the leader still while the follower comes",
-                )
+        if not await_alignment(teleop, loop):
+            raise self.fault or ArmfleetError("teleoperation ended before the arms were aligned")
         return {"difference": round(difference, 1), "seconds": round(time.monotonic() - started, 2)}
 
     def teleop_stop(self) -> dict[str, Any]:
@@ -313,9 +303,20 @@ class Station:
         loop, pose = self._idle_loop(), self.follower.read()
         if wanted.not_after is not None and time.monotonic() > wanted.not_after:
             raise ArmfleetError("the rollout was asked for too long ago: nothing moved", do="start it again")
-        self._attempt = Attempt(self.config, self.follower, self._shapes, wanted, self._emit)
+        recorder = self._recorder
+        assert recorder is not None  # made with the loop
+        self._attempt = Attempt(
+            self.config, self.follower, self._shapes, wanted, self._emit, recorder, self._saving
+        )
         loop.start(self._attempt.rollout)
         return {"rollout_id": wanted.rollout_id, "pose": listed(pose)}
+
+    def attempt(self) -> Attempt:
+        """The rollout that runs; raises an ArmfleetError if none does."""
+        loop, attempt = self._loop, self._attempt
+        if loop is None or attempt is None or not loop.moving or loop.activity is not attempt.rollout:
+            raise self.fault or ArmfleetError("no rollout is running")
+        return attempt
 
     def rollout_stop(self, reason: str = "stopped") -> dict[str, Any]:
         """End the rollout within one tick; the arm holds."""

@@ -1,13 +1,14 @@
 """Teleoperation: the follower goes to the leader slowly, then mirrors it; recording rides along."""
 
 import threading
+import time
 from enum import Enum
 from typing import Protocol
 
 import numpy as np
 
 from agent.robot.joints import label
-from agent.robot.loop import Activity, Observation
+from agent.robot.loop import Activity, ControlLoop, Observation
 from shared.errors import ArmfleetError
 
 REFUSE_UNITS = 90.0
@@ -15,6 +16,8 @@ REFUSE_UNITS = 90.0
 of them lies folded, or a calibration is wrong (LeRobot issue 3762: 17 degrees of drift went unnoticed)."""
 ALIGN_SPEED = 45.0
 """Units per second while aligning; a person's own motion reaches 190."""
+ALIGN_LIMIT_S = REFUSE_UNITS / ALIGN_SPEED + 2.0
+POLL_S = 0.02
 ALIGNED_UNITS = 3.0
 """Largest difference between goal and leader at which mirroring begins."""
 
@@ -102,3 +105,23 @@ class Teleoperation(Activity):
     @property
     def done(self) -> None:
         return None
+
+
+def await_alignment(teleop: Teleoperation, loop: ControlLoop) -> bool:
+    """Return when the follower follows; False: `loop` ended before.
+
+    Raises:
+        ArmfleetError: it took longer than ALIGN_LIMIT_S, and was ended.
+    """
+    started = time.monotonic()
+    while not teleop.aligned.wait(POLL_S):
+        if not loop.running:
+            return False
+        if time.monotonic() - started > ALIGN_LIMIT_S:
+            loop.stop("not_aligned")
+            raise ArmfleetError(
+                f"the arms were not aligned within {ALIGN_LIMIT_S:.0f} s",
+                kept="the arm holds where it is",
+                do="keep the leader still while the follower comes",
+            )
+    return True

@@ -5,13 +5,14 @@ Operations on its channel (`shared.channel`); all may be refused with a sentence
     status {}                                     teleop_start {}                 teleop_stop {}
     record_start {episode_id, task, max_s}        record_stop {keep}
     rollout_start {rollout_id, task, start_pose, max_s, version, not_after, place}
-    rollout_stop {reason}
+    rollout_stop {reason}                         rollout_take_over {episode_id, max_s}
+    rollout_hand_back {}
     hold {}                                       release {}                      lower {}
 
 Events: ready {fault}, fault {error}, fault_cleared, warnings {warnings}, activity_ended {activity, reason,
-error}, episode_lost {episode_id, reason, error}, rollout_done {rollout_id, reason, ticks, chunks, starved,
-bounded, latency_ms_mean, latency_ms_max, latency_counts, period_ms_mean, period_ms_max, version, digest,
-folder, error}.
+error}, episode_lost {episode_id, reason, error}, segment_saved {episode_id, frames}, segment_dropped
+{episode_id, why}, rollout_done {rollout_id, reason, ticks, chunks, starved, bounded, latency_ms_mean,
+latency_ms_max, latency_counts, period_ms_mean, period_ms_max, version, digest, folder, error}.
 
 status, hold, release and rollout_stop are served at once, also while another operation runs. When the channel
 closes, the agent is dead: hold, release torque, exit, within two seconds; only an episode that is being saved
@@ -77,6 +78,8 @@ def main(config_path: Path) -> int:
         "record_stop": lambda fields: station.record_stop(**fields),
         "rollout_start": lambda fields: station.rollout_start(RolloutWanted.model_validate(fields)),
         "rollout_stop": lambda fields: station.rollout_stop(**fields),
+        "rollout_take_over": lambda fields: station.attempt().take_over(**fields),
+        "rollout_hand_back": lambda fields: station.attempt().hand_back(),
         "lower": lambda fields: station.lower(),
         "hold": lambda fields: station.hold(),
         "release": lambda fields: station.release(),

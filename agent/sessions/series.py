@@ -8,6 +8,10 @@
 Each rollout is started by a key of its own, and none is started before the one before has its label: nothing
 here starts one by itself. One that runs while no terminal with keys is there is ended.
 
+While a rollout runs, a person may take over with the leader and hand back; it stays the rollout that runs,
+and all other keys do what they do. Not so in an evaluation: a rollout that was helped tells nothing of the
+version.
+
 Two versions can be compared: each *pair* is one rollout of both on the same start scene, in an order drawn
 by lot (`agent.evaluation.pairs`). Which one ran is shown to nobody before the series is over: whoever knows
 sees what he expects, and whoever is told after each rollout soon knows the versions by how they move.
@@ -56,6 +60,8 @@ class Act(StrEnum):
     START = "start"
     STOP = "stop"
     ABORT = "abort"
+    TAKE_OVER = "take_over"
+    HAND_BACK = "hand_back"
     SUCCESS = "success"
     FAILURE = "failure"
     REDO = "redo"
@@ -68,6 +74,8 @@ class Do(StrEnum):
     PREPARE = "prepare"  # prepared
     START = "start"  # started, not_started
     STOP = "stop"  # over, lost
+    TAKE_OVER = "take_over"  # changed_hands
+    HAND_BACK = "hand_back"  # changed_hands
     LOWER = "lower"  # lowered
     LABEL = "label"  # labelled, not_labelled
     DISCARD = "discard"  # discarded, not_discarded
@@ -82,10 +90,12 @@ class Plan:
         task: The instruction.
         order: Of each rollout the index of its version; with two versions each pair of places is a pair.
         paired: Two versions are compared, and blinded.
+        evaluation: It counts as an evaluation.
         results: Of the places that are done, in order.
         discarded: Attempts thrown away by key.
         lost: Attempts of which nothing is left.
         rollout: The attempt being started, running, or waiting for its label.
+        led: A person has taken over in it.
         reason: Why it ended.
         label: The person's word on it, given while it still ran.
         redo: It is discarded when it is over.
@@ -98,11 +108,13 @@ class Plan:
     task: str
     order: tuple[int, ...]
     paired: bool = False
+    evaluation: bool = False
     phase: Phase = Phase.PREPARING
     results: tuple[Result, ...] = ()
     discarded: int = 0
     lost: int = 0
     rollout: str | None = None
+    led: bool = False
     reason: str = ""
     label: bool | None = None
     redo: bool = False
@@ -110,6 +122,11 @@ class Plan:
     since: float = 0.0
     ending: bool = False
     notice: str = ""
+
+    @property
+    def measures(self) -> bool:
+        """Nobody takes over: a rollout that was helped would tell nothing of its version."""
+        return self.paired or self.evaluation
 
     @property
     def complete(self) -> bool:
@@ -169,6 +186,8 @@ def press(plan: Plan, act: Act, now: float) -> Step:
         return _stop(plan, now)
     if plan.phase in BUSY:
         return Step(replace(plan, notice=f"one moment: {plan.phase}"))
+    if act in (Act.TAKE_OVER, Act.HAND_BACK):
+        return _change_hands(plan, act is Act.TAKE_OVER)
     return _start(plan, now) if act is Act.START else _redo(plan, now)
 
 
@@ -196,6 +215,18 @@ def _abort(plan: Plan, now: float) -> Step:
         step = _stop(plan, now, "abort")
         return replace(step, orders=(*step.orders, lower))
     return Step(replace(plan, notice="the arm is lowered and let go"), (lower,))
+
+
+def _change_hands(plan: Plan, take: bool) -> Step:
+    if plan.measures:
+        return Step(replace(plan, notice="nobody takes over in an evaluation; `armfleet rollout` allows it"))
+    if plan.phase is not Phase.RUNNING:
+        return Step(replace(plan, notice="no rollout is running"))
+    if plan.led is take:
+        driver = "you have taken over" if take else "the policy acts"
+        return Step(replace(plan, notice=f"{driver} already"))
+    order = Order(Do.TAKE_OVER if take else Do.HAND_BACK, plan.rollout or "")
+    return Step(replace(plan, led=take, notice=""), (order,))
 
 
 def _mark(plan: Plan, success: bool, now: float) -> Step:
@@ -255,9 +286,16 @@ def not_started(plan: Plan, why: str, now: float) -> Step:
     return _waits(plan, now, notice=why)
 
 
+def changed_hands(plan: Plan, rollout: str, why_not: str, now: float) -> Step:
+    """A person has taken over in `rollout`, or handed back; or `why_not`: then the arm had better hold."""
+    if not why_not or plan.rollout != rollout or plan.phase is not Phase.RUNNING:
+        return Step(plan)
+    return _stop(plan, now, notice=why_not)
+
+
 def over(plan: Plan, reason: str, now: float, notice: str = "") -> Step:
     """The rollout has ended, by itself or as asked, and its record is there; `notice` says what is odd."""
-    ended = replace(plan, reason=reason, notice=notice or plan.notice)
+    ended = replace(plan, reason=reason, led=False, notice=notice or plan.notice)
     assert plan.rollout is not None
     if plan.redo:
         going = _enter(ended, Phase.DISCARDING, now)
@@ -347,7 +385,7 @@ def _waits(plan: Plan, now: float, notice: str) -> Step:
 
 def _cleared(plan: Plan) -> Plan:
     """Nothing of the last attempt applies to the next."""
-    return replace(plan, rollout=None, reason="", label=None, redo=False, stop="")
+    return replace(plan, rollout=None, led=False, reason="", label=None, redo=False, stop="")
 
 
 def _finish(plan: Plan, now: float) -> Step:

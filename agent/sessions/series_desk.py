@@ -100,7 +100,8 @@ class SeriesDesk:
         self._occupy(compared, paired)
         logger.bind(series=self._id).info("a series of {} rollouts: {}", len(order), wanted.task)
         self._attended = self._clock()
-        self._apply(series.begin(Plan(wanted.task, order, paired, notice=" ".join(notes)), self._clock()))
+        plan = Plan(wanted.task, order, paired, wanted.evaluation, notice=" ".join(notes))
+        self._apply(series.begin(plan, self._clock()))
         return await self.look(keys=True)
 
     def act(self, act: Act) -> dict[str, Any]:
@@ -195,6 +196,8 @@ class SeriesDesk:
         ways: dict[Do, Callable[[Order], Awaitable[Step]]] = {
             Do.PREPARE: self._prepare,
             Do.START: self._start,
+            Do.TAKE_OVER: self._take_over,
+            Do.HAND_BACK: self._hand_back,
             Do.LOWER: self._lower,
             Do.LABEL: self._label,
             Do.DISCARD: self._discard,
@@ -252,6 +255,14 @@ class SeriesDesk:
         if why and self._arm.rollout is not None:
             logger.error("the rollout could not be stopped: {}", why)
             await sentence(self._arm.hold())
+
+    async def _take_over(self, order: Order) -> Step:
+        why = await sentence(self._arm.takeovers.take_over())
+        return series.changed_hands(self._now(), order.rollout, why, self._clock())
+
+    async def _hand_back(self, order: Order) -> Step:
+        why = await sentence(self._arm.takeovers.hand_back())
+        return series.changed_hands(self._now(), order.rollout, why, self._clock())
 
     async def _lower(self, order: Order) -> Step:
         answer = dict[str, Any]()
@@ -338,7 +349,9 @@ class SeriesDesk:
         if self._plan is None:
             return None
         names = [_name(version) for version in self._compared]
-        return series_told(self._plan, self._id, names, self._seed, self._limit_s(), self._clock())
+        return series_told(
+            self._plan, self._id, names, self._seed, self._limit_s(), self._arm.takeovers, self._clock()
+        )
 
 
 def _name(version: Accepted | None) -> str:

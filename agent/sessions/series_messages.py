@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from agent.sessions.series import Phase, Plan
 from agent.sessions.session_messages import ArmTold, Told
+from agent.takeovers import Takeovers
 from agent.versions import Slot
 from shared.messages import TaskText
 
@@ -54,6 +55,8 @@ class SeriesTold(Told):
     versions: list[str]
     """What is tried; of two, the first is to be better."""
     paired: bool
+    measures: bool = False
+    """Nobody takes over."""
     wanted: int
     """Rollouts in all."""
     number: int
@@ -64,6 +67,12 @@ class SeriesTold(Told):
     discarded: int
     lost: int
     rollout: str | None
+    led: bool = False
+    """A person has taken over."""
+    segment: str = ""
+    """What became of what was recorded last by taking over."""
+    episodes: tuple[str, ...] = ()
+    """Kept of what was recorded so."""
     reason: str
     """Why it ended."""
     label: bool | None
@@ -97,6 +106,12 @@ class RolloutTold(Told):
     latency_ms: float | None = None
     chunk_age_s: float | None = None
     queue: int | None = None
+    policy_s: float | None = None
+    """Time under the policy."""
+    recorded_s: float | None = None
+    """Of what a person records who has taken over."""
+    apart: str = ""
+    """Why the arm does not come to the leader that has taken over."""
 
 
 class SeriesAnswer(Told):
@@ -109,7 +124,7 @@ class SeriesAnswer(Told):
 
 
 def series_told(
-    plan: Plan, series: str, names: list[str], seed: int, limit_s: float, now: float
+    plan: Plan, series: str, names: list[str], seed: int, limit_s: float, takeovers: Takeovers, now: float
 ) -> SeriesTold:
     """What may be told of a series: of a comparison, nothing by which its versions could be told apart.
 
@@ -119,6 +134,7 @@ def series_told(
         names: Of its versions, by the indices in the plan.
         seed: Of the lots.
         limit_s: Length of each rollout.
+        takeovers: What persons recorded so.
         now: The time, on the plan's clock.
     """
     hidden = plan.paired and plan.phase is not Phase.DONE
@@ -132,6 +148,7 @@ def series_told(
         phase=plan.phase,
         versions=names,
         paired=plan.paired,
+        measures=plan.measures,
         wanted=len(plan.order),
         number=plan.place + 1,
         version=shown(plan.order[plan.place]),
@@ -142,6 +159,9 @@ def series_told(
         discarded=plan.discarded,
         lost=plan.lost,
         rollout=plan.rollout,
+        led=plan.led,
+        segment=takeovers.said,
+        episodes=takeovers.kept,
         reason=plan.reason,
         label=plan.label,
         elapsed_s=round(now - plan.since, 2),

@@ -42,9 +42,8 @@ class Demonstrations:
         """The demonstrations of one task, recorded now if they are not on disk."""
         path = self._path(shown)
         if not path.exists():
-            write_atomic(path, _packed(record(shown, self._seed)))
-        with np.load(path) as file:
-            return [_episode(path, file, shown, number) for number in range(shown.demonstrations)]
+            keep(path, record(shown, self._seed))
+        return kept(path, shown)
 
     def _path(self, shown: Shown) -> Path:
         name = f"{self._seed}-{shown.source}-{shown.verb}-{shown.color}-{shown.demonstrations}.npz"
@@ -68,14 +67,21 @@ def record(shown: Shown, seed: int) -> list[Demonstration]:
     return done
 
 
-def _packed(demonstrations: list[Demonstration]) -> bytes:
+def kept(path: Path, shown: Shown) -> list[Episode]:
+    """What `keep` wrote, as training takes it."""
+    with np.load(path) as file:
+        return [_episode(path, file, shown, number) for number in range(shown.demonstrations)]
+
+
+def keep(path: Path, demonstrations: list[Demonstration]) -> None:
+    """Write demonstrations to one file, durably."""
     arrays: dict[str, np.ndarray] = {}
     for number, made in enumerate(demonstrations):
         arrays |= {f"state{number}": made.states, f"action{number}": made.actions}
         arrays[f"images{number}"] = made.images
     file = io.BytesIO()
     np.savez_compressed(file, allow_pickle=False, **arrays)
-    return file.getvalue()
+    write_atomic(path, file.getvalue())
 
 
 def _episode(path: Path, file: np.lib.npyio.NpzFile, shown: Shown, number: int) -> Episode:

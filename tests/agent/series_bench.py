@@ -92,6 +92,7 @@ class Studio:
             reason=reason,
             why=why,
             figures=RolloutFigures(chunks=chunks),
+            interventions=self.bench.desk.rollouts.interventions,
             place=wanted["place"],
             blinded=bool(wanted["place"]["paired"]),
         )

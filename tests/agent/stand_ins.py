@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from agent.episodes.record import EpisodeRecord, now, read_record, write_record
+from agent.episodes.record import EpisodeRecord, Intervention, now, read_record, write_record
 from agent.evaluation.rollouts import FILE as ROLLOUT_FILE
 from agent.evaluation.rollouts import RolloutRecord
 from shared.channel import WorkerChannel, serve
@@ -75,10 +75,29 @@ def arm(home: Path, channel: WorkerChannel, told: Told) -> None:
             digest=None,
             created=now(),
             reason=fields["reason"],
+            interventions=rollout.get("interventions", 0),
         )
         with durable_folder(home / "rollouts" / record.id) as work:
             (work / ROLLOUT_FILE).write_text(record.model_dump_json())
         channel.emit("rollout_done", rollout_id=record.id, reason=record.reason)
+        return {}
+
+    def rollout_take_over(fields: dict[str, Any]) -> dict[str, Any]:
+        told("rollout_take_over", fields)
+        state["rollout"]["interventions"] = state["rollout"].get("interventions", 0) + 1
+        state["segment"] = fields["episode_id"]
+        return {}
+
+    def rollout_hand_back(fields: dict[str, Any]) -> dict[str, Any]:
+        """The segment of 126 frames is kept."""
+        rollout, episode_id = state["rollout"], state.pop("segment")
+        taken = Intervention(rollout=rollout["rollout_id"], version=rollout["version"])
+        record = EpisodeRecord(
+            id=episode_id, task=rollout["task"], frames=126, fps=30, created=now(), intervention=taken
+        )
+        with durable_folder(home / "episodes" / record.id) as work:
+            write_record(work, record)
+        channel.emit("segment_saved", episode_id=record.id, frames=126)
         return {}
 
     def teleop_stop(fields: dict[str, Any]) -> dict[str, Any]:
@@ -97,6 +116,8 @@ def arm(home: Path, channel: WorkerChannel, told: Told) -> None:
         "record_stop": record_stop,
         "rollout_start": rollout_start,
         "rollout_stop": rollout_stop,
+        "rollout_take_over": rollout_take_over,
+        "rollout_hand_back": rollout_hand_back,
         "lower": lambda fields: {"torque": False},
         "hold": lambda fields: {"torque": True},
         "release": lambda fields: {"torque": False},

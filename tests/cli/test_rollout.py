@@ -1,6 +1,5 @@
 """`armfleet rollout` and `evaluate` in terminals and pipes, against an agent whose workers are stand-ins."""
 
-import io
 import json
 import os
 import shutil
@@ -12,16 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from agent.evaluation.rollouts import RolloutStore
 from agent.sessions.series import OPERATOR_GONE, Act, Phase
-from agent.sessions.series_messages import ResultTold, RolloutTold, SeriesAnswer, SeriesTold
-from agent.sessions.session_messages import arm_told
+from agent.sessions.series_messages import SeriesAnswer
 from cli.attending import SAME_KEY_S
 from cli.rollout import act_of
-from cli.rollout_summary import as_json, exit_code, words
-from cli.rollout_view import Screen, trouble_lines
 from cli.status import agent_words
 from shared.policy.digest import base_digest
 from sim.joints import JointMap
@@ -118,6 +113,32 @@ def test_a_terminal_that_is_killed_stops_the_arm_and_another_one_goes_on(station
     second.press("s")
     assert second.end() == 0
     second.close()
+
+
+def test_a_person_takes_over_by_a_key_and_what_he_showed_is_an_episode(station: Station) -> None:
+    terminal = Terminal(command(station, "rollout", "--task", TASK))
+    terminal.await_words("set up the scene")
+    terminal.press(" ")
+    terminal.await_words("take over")
+    terminal.press("t")
+    terminal.await_words("hand back")
+    time.sleep(SAME_KEY_S)
+    terminal.press("t")
+    terminal.await_words("is kept: 4.2 s")
+    terminal.press("s")
+    terminal.await_words("a person took over")
+    terminal.press("f")
+    assert terminal.end() == 0, terminal.seen[-3000:]
+    assert "Recorded by taking over: 000001" in terminal.seen
+    terminal.close()
+    argv = ("episodes", "list", "--origin", "intervention", "--json", "--config", str(station.config))
+    listed = subprocess.run(
+        [sys.executable, "-m", "cli.main", *argv], cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S
+    )
+    (episode,) = (json.loads(line) for line in listed.stdout.splitlines())
+    rollout = RolloutStore(station.state / "rollouts").records()[-1]
+    assert episode["intervention"] == {"rollout": rollout.id, "version": None}
+    assert (rollout.interventions, rollout.success) == (1, False)
 
 
 def test_pipes_get_lines_and_a_summary_as_json_and_the_store_can_be_asked(station: Station, tmp_path) -> None:
@@ -263,113 +284,7 @@ def test_a_key_means_what_the_person_saw() -> None:
     ]
     assert act_of("\x03", Phase.RUNNING) is Act.END
     assert (act_of("x", Phase.READY), act_of(None, Phase.READY)) == (None, None)
-
-
-def told(phase: Phase, labels: str = "", paired: bool = True, **fields: object) -> SeriesTold:
-    """`labels`: of the rollouts in order, 1 success; of a pair, the first ran "version 7"."""
-    names = ["version 7", "version 6"] if paired else ["version 7"]
-    shown = phase is Phase.DONE or not paired
-    results = [
-        ResultTold(rollout=str(n), success=label == "1", version=names[n % len(names)] if shown else None)
-        for n, label in enumerate(labels)
-    ]
-    values = {
-        "id": "1",
-        "task": "push the red cube " * 8,
-        "phase": phase,
-        "versions": names,
-        "paired": paired,
-        "wanted": 40,
-        "number": len(labels) + 1,
-        "version": names[0] if shown else None,
-        "results": results,
-        "discarded": 1,
-        "lost": 1,
-        "rollout": "r",
-        "reason": "time_up",
-        "label": None,
-        "elapsed_s": 7.0,
-        "limit_s": 20.0,
-        "ending": True,
-        "notice": "",
-        "seed": None,
-        **fields,
-    }
-    return SeriesTold.model_validate(values)
-
-
-def answer(series: SeriesTold) -> SeriesAnswer:
-    joints = {name: {"temperature": 61, "load": 100, "voltage": 5.0} for name in ("gripper", "elbow_flex")}
-    account = {
-        "cameras": {"front": {}, "wrist": {}},
-        "pose": [0.0, 80, 0, 0, 0, 50],
-        "limits": [[-81.0, 81.0]] * 6,
-        "health": {"joints": joints, "warnings": ["joint 6 (gripper) is warm"]},
-    }
-    rollout = RolloutTold(phase="running", chunks=9, starved=2, latency_ms=45.2, chunk_age_s=0.31, queue=1)
-    return SeriesAnswer(node="a", series=series, arm=arm_told(("ready", ""), account, []), rollout=rollout)
-
-
-def drawn(series: SeriesTold, away: str = "") -> list[str]:
-    console = Console(width=80, height=24, record=True, force_terminal=True, file=io.StringIO())
-    console.print(Screen(answer(series), keys=True, away=away))
-    return console.export_text().splitlines()
-
-
-@pytest.mark.parametrize("phase", list(Phase))
-@pytest.mark.parametrize("notice", ["", "the policy could not be made ready for the next rollout. " * 20])
-def test_the_picture_fits_a_small_terminal_with_its_keys_whatever_there_is_to_say(phase, notice) -> None:
-    lines = drawn(told(phase, "10" * 9, notice=notice), away="the agent has not answered for 3 s")
-    assert len(lines) <= 24
-    assert max(map(len, lines)) <= 80
-    assert "SPACE" in lines[-1]
-    assert "end" in lines[-1]
-    for words_ in (
-        "the agent has not answered",
-        "6 gripper",
-        "45 ms",
-        "310 ms",
-        "rollout 19 of 40: pair 10, first",
-    ):
-        assert any(words_ in line for line in lines), words_
-    assert bool(notice) == any("could not be made ready" in line for line in lines)
-
-
-def test_a_first_chunk_that_is_held_back_is_said_in_words_that_stay_the_same() -> None:
-    said = []
-    for ticks in (0, 1, 2):
-        seen = answer(told(Phase.RUNNING, ""))
-        assert seen.rollout is not None
-        rollout = seen.rollout.model_copy(update={"bounded": ticks})
-        shown = trouble_lines(seen.model_copy(update={"rollout": rollout}), "")
-        said.append([line.plain for line in shown if "first chunk" in line.plain])
-    assert said == [[], *[["the first chunk is held to what the version was trained on"]] * 2]
-
-
-def test_the_picture_of_a_comparison_names_both_versions_and_never_which_one_runs() -> None:
-    for phase in Phase:
-        if phase is not Phase.DONE:
-            text = "\n".join(drawn(told(phase, "1")))
-            assert "version 6 or version 7, told at the end" in text
-            assert text.count("version 7") == 1
-    assert "version 7" in "\n".join(drawn(told(Phase.READY, "1", paired=False)))
-
-
-def test_the_end_says_what_the_pairs_show_and_what_they_can_not_tell() -> None:
-    better = told(Phase.DONE, "10" * 12)
-    said = words(better)
-    assert said[0] == (
-        "version 7 is better than version 6: of 12 pairs only version 7 succeeded in 12, only version 6 in 0."
+    assert (act_of("t", Phase.RUNNING), act_of("t", Phase.RUNNING, led=True)) == (
+        Act.TAKE_OVER,
+        Act.HAND_BACK,
     )
-    assert "5%" in said[1]
-    assert "may be anything from" in said[2]
-    assert exit_code(better) == 0, "it is decided"
-    early = told(Phase.DONE, "1011")
-    assert words(early)[0].startswith("Not decided: version 7 may be better than version 6 or not")
-    assert exit_code(early) == 130
-    worse = told(Phase.DONE, "01" * 12)
-    assert words(worse)[0].startswith("It was not shown that version 7 is better than version 6")
-    assert as_json(better)["comparison"] == "better"
-    alone = told(Phase.DONE, "110", paired=False)
-    assert "armfleet evaluate --against" in words(alone)[0]
-    assert as_json(alone)["versions"][0]["successes"] == 2

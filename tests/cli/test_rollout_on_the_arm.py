@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.episodes.record import now
+from agent.config import SplitSection
+from agent.episodes.record import Intervention, now
+from agent.episodes.store import EpisodeStore
 from agent.evaluation.rollouts import RolloutStore
 from agent.sessions.series import OPERATOR_GONE
 from cli.attending import SAME_KEY_S
@@ -175,6 +177,75 @@ def test_a_series_from_the_key_to_the_page(station: Station, tmp_path: Path) -> 
     assert "data:video/mp4;base64," in page.read_text()
     run(station, "label", first.id, "--failure")
     assert station.client.get(f"/rollouts/{first.id}")["success"] is False
+
+
+def drive(station: Station, joint: int, by: float) -> None:
+    """A hand moves one joint of the leader, and the follower comes along."""
+    pose = list(station.workstation.status()["leader"])
+    pose[joint] += by
+    station.workstation.move_leader(pose, 1.0)
+    wait_for(lambda: abs(station.pose()[joint] - pose[joint]) < 6.0, 10, "the follower does not follow")
+
+
+def taken_over(station: Station, terminal: Terminal) -> None:
+    """The key is pressed, and the arm follows a leader that stood 30 degrees away."""
+    pose = station.pose()
+    pose[0] -= 30.0
+    station.workstation.move_leader(pose, 1.0)
+    terminal.press("t")
+    wait_for(lambda: told(station).get("phase") == "led", 20, "the arm did not come to the leader")
+
+
+def told(station: Station) -> dict:
+    return station.client.get("/series")["rollout"] or {}
+
+
+def test_a_person_takes_over_from_the_policy_and_hands_back(station: Station) -> None:
+    station.workstation.scene()
+    options = ("rollout", "--task", TASK, "--rollouts", "2", "--socket", str(station.client.path))
+    terminal = Terminal(station.command(*options))
+    terminal.await_words("set up the scene, then start")
+    terminal.press(" ")
+    station.until("running")
+    wait_for(lambda: told(station).get("chunks", 0) > 2, 60, "no chunks came")
+    taken_over(station, terminal)
+    terminal.await_words("you, recording")
+    drive(station, 0, 25.0)
+    drive(station, 4, 25.0)
+    chunks = told(station)["chunks"]
+    terminal.press("t")
+    wait_for(lambda: told(station).get("chunks", 0) > chunks + 2, 60, "the policy does not go on")
+    assert told(station)["phase"] == "running"
+    wait_for(lambda: station.series()["episodes"], 30, "nothing was kept")
+
+    time.sleep(SAME_KEY_S)
+    taken_over(station, terminal)
+    drive(station, 0, 25.0)
+    drive(station, 4, -25.0)
+    terminal.process.send_signal(signal.SIGKILL)
+    terminal.process.wait()
+    assert station.until("labelling")["reason"] == OPERATOR_GONE
+    held = station.pose()
+    station.workstation.move_leader([value + 10.0 for value in station.workstation.status()["leader"]])
+    assert station.moved(held) < STILL, "it holds, and follows no more"
+    terminal.close()
+    kept = station.series()["episodes"]
+    assert len(kept) == 2, "also what was being recorded when the terminal was killed"
+    station.client.post("/series/act", {"act": "failure"})
+    station.until("ready")
+    station.client.post("/series/act", {"act": "end"})
+    station.until("done")
+
+    rollout = station.store.records()[-1]
+    assert (rollout.interventions, rollout.success) == (2, False)
+    episodes = EpisodeStore(station.config.parent / "state/episodes", SplitSection())
+    wait_for(
+        lambda: all(episodes.read(name).verdict != "unjudged" for name in kept), 60, "they are not judged"
+    )
+    for record in map(episodes.read, kept):
+        assert record.verdict == "admitted", record.reasons
+        assert record.intervention == Intervention(rollout=rollout.id, version=None)
+        assert record.usable
 
 
 def run(station: Station, *options: str) -> str:

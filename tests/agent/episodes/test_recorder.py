@@ -16,6 +16,7 @@ import pytest
 from agent.config import RecordingSection, SplitSection
 from agent.episodes import recorder as module
 from agent.episodes.dataset import read_episode
+from agent.episodes.record import Intervention, facts
 from agent.episodes.recorder import EpisodeRecorder, RecorderSettings
 from agent.episodes.store import EpisodeStore
 from agent.robot.cameras import Frame
@@ -87,6 +88,18 @@ def test_what_was_recorded_can_be_read_and_is_admitted(store):
     assert judged.calibration_digest == "cal"
     assert store.read("000001") == judged
     assert store.judge("000001") == judged  # judging again changes nothing
+
+
+def test_what_a_person_recorded_by_taking_over_says_so_and_goes_as_any_other(store):
+    recorder, taken = make(store.root), Intervention(rollout="r1", version=7)
+    take = recorder.start("000001", "push the red cube to the left", max_s=60, intervention=taken)
+    for i in range(60):
+        take.add(seen(i), goal(i))
+    take.save()
+    judged = store.judge("000001")
+    assert (judged.verdict, judged.intervention, judged.kind) == ("admitted", taken, "intervention")
+    assert judged.usable
+    assert ("origin", "intervention: a person took over from version 7 in rollout r1") in facts(judged)
 
 
 def test_colours_survive_the_encoder(store):

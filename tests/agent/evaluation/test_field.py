@@ -54,19 +54,22 @@ def test_a_version_of_another_fleet_with_the_same_number_is_not_told():
 
 def test_unsafe_arms_and_interventions_are_counted_whether_labelled_or_not():
     records = [
-        rollout(0, True, interventions=2),
+        rollout(0, False, interventions=2),
         rollout(1, reason="servo_hot"),
         rollout(2, False, reason="supply_voltage"),
         rollout(3, reason="the arm worker was killed by SIGKILL"),
         rollout(4, interventions=1),
+        rollout(5, interventions=1, discarded=True),
+        rollout(6, True, interventions=0),
     ]
-    assert told(records) == [FieldResult(version=3, task="push", labels="10", interventions=3, unsafe=2)]
+    assert told(records) == [FieldResult(version=3, task="push", labels="001", interventions=3, unsafe=2)]
     assert sorted(UNSAFE) == ["servo_hot", "servo_protection", "supply_voltage"]
 
 
 def test_nobody_counted_is_not_none_happened():
     assert told([rollout(0, True)])[0].interventions is None
     assert told([rollout(0, True, interventions=0), rollout(1, True)])[0].interventions == 0
+    assert told([rollout(0, interventions=0)]) == [], "it says nothing"
 
 
 @given(st.lists(st.sampled_from([True, False, None]), max_size=30), st.integers(0, 30))

@@ -77,6 +77,15 @@ def test_a_label_is_durable_and_can_be_corrected(store):
     assert [r.success for r in store.records()] == [False]
 
 
+def test_a_rollout_that_was_taken_over_is_never_a_success(store):
+    folder = finished(store)
+    (folder / "rollout.json").write_text(record(interventions=1).model_dump_json())
+    with pytest.raises(ArmfleetError, match="a person took over"):
+        store.label("r1", True)
+    assert store.read("r1").success is None
+    assert store.label("r1", False).success is False
+
+
 def test_what_was_half_written_is_removed_and_what_is_damaged_left_out(store):
     finished(store)
     (store.root / ".inprogress-r2").mkdir()

@@ -1,4 +1,4 @@
-"""Teleoperation and rollouts as plain state machines: no bus, no clock."""
+"""Teleoperation and rollouts, also taken over, as plain state machines: no bus, no clock."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from agent.robot.first_chunk import Cut
 from agent.robot.loop import Observation
 from agent.robot.rollout import FIRST_ACTION_S, STARVED_LIMIT_S, Rollout
 from agent.robot.rollout import Phase as RolloutPhase
-from agent.robot.teleop import ALIGN_SPEED, Phase, Teleoperation
+from agent.robot.teleop import ALIGN_SPEED, REFUSE_UNITS, Phase, Teleoperation
 from shared.errors import ArmfleetError
 
 FPS = 30
@@ -67,9 +67,14 @@ class Actions:
     def __init__(self, first_after=3):
         self.calls, self.fault, self.started, self.gap = 0, None, False, False
         self.first_after, self.taken_at, self.trouble = first_after, [], "nobody answers"
+        self.log = []
 
     def start(self):
         self.started = True
+        self.log.append("start")
+
+    def pause(self):
+        self.log.append("pause")
 
     def notify(self, state, images, taken_at):
         self.taken_at.append(taken_at)
@@ -100,8 +105,8 @@ class Run:
         self.rollout.begin(np.zeros(6, np.float32))
         self.state = np.zeros(6, np.float32)
 
-    def tick(self, follow=True):
-        observation = seen(self.state)
+    def tick(self, follow=True, leader=None):
+        observation = seen(self.state, leader if self.rollout.needs_leader else None)
         goal = self.rollout.step(observation)
         self.now += 1 / FPS
         if goal is not None and follow:
@@ -208,3 +213,104 @@ def test_its_end_is_told_once():
     run = Run()
     run.rollout.end("time_up", None)
     assert run.ends == [("time_up", None)]
+
+
+def taken_over(run, leader, max_s=60.0):
+    """The teleoperation that has come to the leader in a rollout that acts, and where its rows go."""
+    sink = Sink()
+    while run.rollout.phase is not RolloutPhase.RUNNING:
+        run.tick()
+    teleop = run.rollout.take_over(max_s)
+    teleop.attach(sink)
+    held = run.tick(leader=leader)
+    assert np.array_equal(held, run.state), "it holds first"
+    while run.rollout.phase is RolloutPhase.ALIGNING:
+        before = run.state
+        run.tick(leader=leader)
+        assert np.abs(run.state - before).max() <= ALIGN_SPEED / FPS + 1e-4
+        assert len(sink.rows) <= 1, "nothing is recorded before it follows"
+    return teleop, sink
+
+
+def test_a_person_takes_over_slowly_and_the_policy_goes_on_with_nothing_of_before():
+    run = Run(max_s=60)
+    leader = [30, 0, 0, 0, 0, 0]
+    teleop, sink = taken_over(run, leader)
+    assert run.actions.log == ["start", "pause"]
+    assert not run.rollout.limited, "a person's own goals are not limited"
+    calls, ticks, traced = run.actions.calls, run.rollout.ticks, len(run.trace.rows)
+    for step in range(10):
+        goal = run.tick(leader=[30 + step, 0, 0, 0, 0, 0])
+        assert goal[0] == 30 + step
+    assert (run.actions.calls, run.rollout.ticks, len(run.trace.rows)) == (calls, ticks, traced)
+    teleop.detach()
+    recorded = len(sink.rows)
+    assert recorded == 11
+    run.rollout.hand_back()
+    assert run.tick(leader=leader) is None, "it holds until the policy has something to say"
+    assert run.actions.log == ["start", "pause", "start"]
+    assert (run.rollout.phase, run.rollout.limited) == (RolloutPhase.WAITING, True)
+    run.tick()
+    assert run.rollout.phase is RolloutPhase.RUNNING
+    assert len(sink.rows) == recorded
+
+
+def test_the_first_chunk_after_a_takeover_is_held_to_its_bounds_again():
+    run = Run(max_s=60)
+    run.actions.bounds = bounds((np.zeros(6), np.full(6, 10.0)), ())  # -60 to 60
+    run.actions.action = lambda: np.full(6, 100, np.float32)
+    taken_over(run, [30, 0, 0, 0, 0, 0])
+    before = run.rollout.bounded
+    run.rollout.hand_back()
+    run.tick(leader=[30, 0, 0, 0, 0, 0])
+    assert (np.array([run.tick() for _ in range(8 * 3)]) == 60).all()
+    assert run.rollout.bounded == before + 24
+    assert (run.tick() == 100).all()
+    assert len(run.cuts) == 1, "it is told once"
+
+
+def test_a_policy_that_does_not_come_back_after_a_takeover_ends_the_rollout():
+    run = Run(max_s=60)
+    taken_over(run, [30, 0, 0, 0, 0, 0])
+    run.rollout.hand_back()
+    run.actions.gap, handed_back = True, run.now
+    assert run.until_done() == "policy_silent"
+    assert run.now - handed_back == pytest.approx(FIRST_ACTION_S, abs=0.2)
+
+
+def test_a_leader_far_away_is_waited_for_and_named():
+    run = Run(max_s=60)
+    run.tick()
+    run.rollout.take_over(60)
+    far = [0, 0, REFUSE_UNITS + 40, 0, 0, 0]
+    run.tick(leader=far)
+    before = run.state
+    for _ in range(30):
+        assert run.tick(leader=far) is None
+    assert "elbow_flex" in run.rollout.apart
+    assert run.tick(leader=[0, 0, REFUSE_UNITS - 40, 0, 0, 0])[2] == pytest.approx(
+        before[2] + ALIGN_SPEED / FPS
+    )
+    assert run.rollout.apart == ""
+
+
+def test_a_takeover_as_long_as_an_episode_may_be_ends_the_rollout():
+    run = Run(max_s=60)
+    _, sink = taken_over(run, [30, 0, 0, 0, 0, 0], max_s=1.0)
+    while not run.rollout.done:
+        run.tick(leader=[30, 0, 0, 0, 0, 0])
+    assert run.rollout.done == "time_up"
+    assert len(sink.rows) == FPS
+
+
+def test_what_the_policy_says_wrong_while_a_person_drives_ends_the_rollout_only_afterwards():
+    run = Run(max_s=60)
+    leader = [30, 0, 0, 0, 0, 0]
+    taken_over(run, leader)
+    run.actions.fault = bad_actions(7)
+    run.tick(leader=leader)
+    assert run.rollout.done is None
+    run.rollout.hand_back()
+    run.tick()
+    run.tick()
+    assert run.rollout.done == "bad_actions"

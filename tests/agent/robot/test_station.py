@@ -140,6 +140,8 @@ def test_the_end_of_a_rollout_is_told_although_its_video_can_not_be_encoded(benc
         {},
         RolloutWanted(rollout_id="r", task="push", max_s=1),
         bench.station._emit,
+        None,
+        threading.Lock(),
     )
 
     def fail(root, record):

@@ -21,6 +21,7 @@ class Owner:
     plan: Plan
     now: float = 0.0
     running: str | None = None
+    led: bool = False
     stopped_for: list[str] = field(default_factory=list)
     labels: dict[str, bool | None] = field(default_factory=dict)
     discarded: set[str] = field(default_factory=set)
@@ -67,7 +68,7 @@ class Owner:
         elif order.do is Do.START:
             assert self.running is None, "two rollouts at once"
             if well:
-                self.running = f"r{len(self.labels) + 1}"
+                self.running, self.led = f"r{len(self.labels) + 1}", False
                 self.labels[self.running] = None
                 self.take(series.started(self.plan, self.running, self.now))
             else:
@@ -77,6 +78,10 @@ class Owner:
             if self.running is not None:
                 self.running = None
                 self.take(series.over(self.plan, order.reason, self.now))
+        elif order.do in (Do.TAKE_OVER, Do.HAND_BACK):
+            if well and order.rollout == self.running:
+                self.led = order.do is Do.TAKE_OVER
+            self.take(series.changed_hands(self.plan, order.rollout, why, self.now))
         elif order.do is Do.LOWER:
             self.lowered += 1
             self.take(series.lowered(self.plan, why))
@@ -173,6 +178,60 @@ def test_end_stops_the_arm_asks_for_the_label_and_ends() -> None:
     assert other.labels == {"r1": None}, "without a label it counts for nothing"
 
 
+def test_a_person_takes_over_and_hands_back_and_it_stays_the_rollout_that_runs() -> None:
+    made = owner()
+    made.press(Act.TAKE_OVER)
+    assert made.plan.notice == "no rollout is running"
+    made.press(Act.START, Act.TAKE_OVER)
+    assert (made.led, made.plan.led, made.plan.phase) == (True, True, Phase.RUNNING)
+    made.press(Act.TAKE_OVER)
+    assert made.plan.notice == "you have taken over already"
+    made.press(Act.HAND_BACK)
+    assert (made.led, made.plan.led, made.running) == (False, False, "r1")
+    made.press(Act.HAND_BACK)
+    assert made.plan.notice == "the policy acts already"
+    made.press(Act.TAKE_OVER, Act.STOP)
+    assert (made.stopped_for, made.plan.led) == (["operator"], False)
+    made.press(Act.FAILURE, Act.START)
+    assert not made.plan.led, "the next one is the policy's"
+
+
+@pytest.mark.parametrize("act", [Act.TAKE_OVER, Act.HAND_BACK])
+def test_a_hand_that_can_not_be_changed_stops_the_arm(act: Act) -> None:
+    made = owner()
+    made.press(Act.START, *([Act.TAKE_OVER] if act is Act.HAND_BACK else []))
+    made.take(series.press(made.plan, act, 0))
+    made.work(well=False)
+    made.work_off()
+    assert (made.plan.phase, made.running, made.plan.notice) == (Phase.LABELLING, None, "it failed")
+
+
+def test_a_takeover_that_comes_to_nothing_since_the_rollout_is_over_does_no_harm() -> None:
+    made = owner()
+    made.press(Act.START)
+    made.take(series.press(made.plan, Act.TAKE_OVER, 0))
+    made.runs_out()
+    made.work(well=False)
+    assert (made.plan.phase, made.plan.notice) == (Phase.LABELLING, "")
+
+
+def test_a_takeover_needs_the_operator_as_the_policy_does() -> None:
+    made = owner()
+    made.press(Act.START, Act.TAKE_OVER)
+    made.tick(attended=False)
+    made.work_off()
+    assert made.stopped_for == [OPERATOR_GONE]
+
+
+@pytest.mark.parametrize("plan", [Plan(TASK, (0, 1), paired=True), Plan(TASK, (0,), evaluation=True)])
+def test_nobody_takes_over_in_an_evaluation(plan: Plan) -> None:
+    made = Owner(plan)
+    made.begin()
+    made.press(Act.START, Act.TAKE_OVER)
+    assert (made.led, made.plan.led, made.plan.phase) == (False, False, Phase.RUNNING)
+    assert "nobody takes over in an evaluation" in made.plan.notice
+
+
 def test_without_an_operator_the_arm_stops_and_nothing_starts() -> None:
     made = owner()
     made.press(Act.START)
@@ -267,6 +326,8 @@ def test_no_sequence_of_keys_and_failures_breaks_what_a_series_promises(
         assert not set(counted) & made.discarded
         assert all(made.labels[r.rollout] == r.success for r in made.plan.results)
         assert [r.version for r in made.plan.results] == list(made.plan.order[: len(counted)])
+        assert not (paired and made.led), "a comparison is the versions' own"
+        assert made.plan.phase is Phase.RUNNING or not made.plan.led or made.plan.phase is Phase.STOPPING
         if made.running is not None:
             assert made.plan.phase in (Phase.RUNNING, Phase.STOPPING)
             others = set(made.labels) - made.discarded - {made.running}

@@ -197,6 +197,17 @@ def test_any_hand_is_admitted(seed, slowness, lag, sag):
     assert refused(episode) == []
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), begin=st.integers(0, 150), rows=st.integers(33, 180))
+def test_what_begins_in_the_midst_of_motion_is_admitted(seed, begin, rows):
+    """As a person's part of a rollout does, who took over from a policy."""
+    state, action = motion(12, FPS, seed)
+    steps = np.abs(np.diff(action, axis=0)).max(axis=1)
+    begin += int(np.argmax(steps[begin : begin + 60]))
+    state, action = state[begin : begin + rows], action[begin : begin + rows]
+    assert refused(of(state, action, videos={"front": front(state)})) == []
+
+
 def test_sound_episodes_of_one_workstation_are_admitted_beside_each_other():
     known = History(tuple(signature(sound(seed=seed, path=Path(f"h{seed}"))) for seed in (20, 21, 22)))
     for seed in (10, 11):
