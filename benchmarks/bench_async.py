@@ -1,6 +1,6 @@
 """Asynchronous against synchronous inference: the same tasks, scenes, policy and arm, in the same run.
 
-    make bench-async           # four pushes, six scenes each, three delays; SEED=n, SCENES=n
+    make bench-async           # four pushes, ten scenes each, three delays; SEED=n, SCENES=n
 
 A virtual workstation with the product's arm process and policy process. Asynchronous is the product
 (`agent.inference.engine`); synchronous is LeRobot's engine, which stands still while it infers
@@ -97,7 +97,7 @@ def measure(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures, and returns the exit status; the last line is JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=6, choices=range(1, 101), metavar="PER_TASK")
+    parser.add_argument("--scenes", type=int, default=10, choices=range(1, 101), metavar="PER_TASK")
     parser.add_argument("--seed", type=int, default=0, help="of training and scenes")
     parser.add_argument("--folder", type=Path, default=ROOT / "async-run", help="keeps the adapter")
     parser.add_argument("--out", type=Path, default=ROOT / "bench-async.json", help="the result as JSON")
