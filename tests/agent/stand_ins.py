@@ -75,7 +75,7 @@ def arm(home: Path, channel: WorkerChannel, told: Told) -> None:
             digest=None,
             created=now(),
             reason=fields["reason"],
-            interventions=rollout.get("interventions", 0),
+            interventions=rollout.get("interventions", 0) if rollout["place"] else None,
         )
         with durable_folder(home / "rollouts" / record.id) as work:
             (work / ROLLOUT_FILE).write_text(record.model_dump_json())
