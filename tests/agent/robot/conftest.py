@@ -1,12 +1,14 @@
 """An emulated bus without physics: goals are reached at once, so that a test can look at single
 transactions."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from shared.errors import ArmfleetError
 from sim.bus import BusPort, ServoBus
 from sim.faults import BusFaults
 from sim.joints import JointMap
@@ -55,3 +57,14 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     made = Bench(tmp_path)
     yield made
     made.port.unplug()
+
+
+def reconnected(arm):
+    """A line may still be stalled from before; the daemon tries again as well."""
+    deadline = time.monotonic() + 10
+    while not arm.connected:
+        try:
+            arm.reconnect()
+        except ArmfleetError:
+            if time.monotonic() > deadline:
+                raise

@@ -11,6 +11,7 @@ from agent.robot.driver import Arm
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from sim.registers import Register
+from tests.agent.robot.conftest import reconnected
 
 REST = [0, 0, 0, 0, 0, 50.0]
 
@@ -150,7 +151,7 @@ def test_no_reading_is_stale_after_a_stall(bench, arm):
     assert not arm.connected, "a port on which nobody answers is not kept open"
     bench.fault()
     time.sleep(2.0)  # the late replies of all that was asked arrive
-    arm.reconnect()
+    reconnected(arm)
     for step in range(20):
         bench.stand([float(step), 0, 0, 0, 0, 50])
         assert abs(arm.read()[0] - step) < 0.2

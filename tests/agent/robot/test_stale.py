@@ -16,6 +16,7 @@ from shared.exit_codes import ExitCode
 from sim.faults import BusFaults
 from sim.packets import Instruction, Packet
 from sim.registers import ErrorBit, Register
+from tests.agent.robot.conftest import reconnected
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +38,6 @@ def moving(tmp_path_factory):
     yield bench, arm
     arm.close()
     bench.port.unplug()
-
-
-def reconnected(arm):
-    """A line may still be stalled from before; the daemon tries again as well."""
-    deadline = time.monotonic() + 10
-    while not arm.connected:
-        try:
-            arm.reconnect()
-        except ArmfleetError:
-            if time.monotonic() > deadline:
-                raise
 
 
 def assert_fresh(bench, state, asked):
