@@ -320,3 +320,29 @@ def test_the_stock_path_runs_once_per_kind_of_adapter(
     path.renew()
     path.predict_action_chunk(batch, noise=noise)
     assert len(calls) == 3
+
+
+def frozen_precision(chunker: Chunker) -> torch.dtype:
+    return next(chunker.policy.model.vlm_with_expert.parameters()).dtype
+
+
+def test_a_chunker_goes_on_in_bf16_where_actions_stay_nearly_the_same(tiny_base: Path) -> None:
+    exact, half = Chunker(tiny_base), Chunker(tiny_base, precision="bf16")
+    assert (frozen_precision(exact), frozen_precision(half)) == (torch.float32, torch.bfloat16)
+    tensors, config = initial_adapter(tiny_base, Recipe.model_validate(PRESETS["wide"]))
+    assert exact.load_tensors(tensors, config) == half.load_tensors(tensors, config), "the same live tensors"
+    image, state = np.zeros((1, 96, 96, 3), np.uint8), np.zeros((1, 6), np.float32)
+    first, second = (each.chunk(state, {"front": image}, [TASK])[0] for each in (exact, half))
+    assert 0 < np.abs(second - first).max() <= LARGEST_DIFFERENCE_BF16
+
+
+def test_a_base_that_bf16_changes_too_much_stays_in_float32(
+    tiny_base: Path, log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.policy.chunker.LARGEST_DIFFERENCE_BF16", 0.0)
+    chunker = Chunker(tiny_base, precision="bf16")
+    assert frozen_precision(chunker) == torch.float32
+    assert len([line for line in log if line.startswith("WARNING") and "float32 it is" in line]) == 1
+    image, state = np.zeros((1, 96, 96, 3), np.uint8), np.zeros((1, 6), np.float32)
+    found, wanted = (each.chunk(state, {"front": image}, [TASK])[0] for each in (chunker, Chunker(tiny_base)))
+    np.testing.assert_array_equal(found, wanted)
