@@ -19,6 +19,8 @@ ALL_PROJECTIONS = (*PROJECTIONS, "action_in_proj", "action_time_mlp_in", "action
 
 Codec = Literal["fp16-zstd", "int4-zstd"]
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 TaskText = Annotated[str, Field(pattern=r"^[\w ,.'-]+$", max_length=120)]
 """A task's sentence."""
 
@@ -44,7 +46,10 @@ class Recipe(BaseModel):
     schedule: Literal["cosine", "constant"] = "cosine"
     """Of the learning rate, over the rounds of the federation (`coordinator.exchange.schedule`)."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
+    """How fast AdamW's moments forget. Between two steps of a station lie those of all others, so the first
+    should be lower where updates are short and their sum is added: "asynchrony begets momentum" (Mitliagkas
+    et al., arXiv 1605.09774; measured in docs/learning)."""
     clip: float = Field(default=1.0, gt=0)
     """Largest L2 norm of the gradient."""
     mu: float = Field(default=0.0, ge=0, le=1000)

@@ -4,7 +4,8 @@ The tower is three quarters of a training step's arithmetic and a constant as lo
 change. Stored in half precision (3e-5 relative error of the gradient).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from agent.training.data import Episode
 from agent.training.frame_store import FrameStore
 from agent.training.loss import embed_images
+from agent.training.micro_batch import MicroBatch
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import sha256
 from shared.policy.base import camera_names
 
 CHUNK = 32
-"""Frames per call of the frozen half: fixed, since rounding may depend on the batch size."""
+"""Frames per call of the frozen half: fixed unless memory runs out, since rounding may depend on the batch
+size."""
 
 _NAME = 24
 """Hexadecimal digits of each digest in a file name; 96 bits do not collide by accident."""
@@ -42,6 +45,7 @@ class FeatureStore(FrameStore):
         super().__init__(folder)
         self._policy = policy
         self._cameras = camera_names(policy)
+        self._pieces = MicroBatch(CHUNK)
         self._key = (base_digest, self._cameras, *processing(policy))
 
     def _name(self, episode: Episode) -> str:
@@ -56,10 +60,16 @@ class FeatureStore(FrameStore):
                 do="name the cameras in agent.toml as the base policy does",
                 code=ExitCode.CONFIG_INVALID,
             )
-        device = next(self._policy.parameters()).device
         for start in range(0, len(episode), CHUNK):
-            images = {c: torch.from_numpy(frames[c][start : start + CHUNK]).to(device) for c in self._cameras}
-            yield embed_images(self._policy, images).half().cpu()
+            images = {
+                camera: torch.from_numpy(frames[camera][start : start + CHUNK]) for camera in self._cameras
+            }
+            yield self._pieces.run(min(CHUNK, len(episode) - start), partial(self._embed, images))
+
+    def _embed(self, images: Mapping[str, torch.Tensor], pieces: Sequence[slice]) -> torch.Tensor:
+        device = next(self._policy.parameters()).device
+        rows = [{c: part[piece].to(device) for c, part in images.items()} for piece in pieces]
+        return torch.cat([embed_images(self._policy, row).half().cpu() for row in rows])
 
 
 def processing(policy: SmolVLAPolicy) -> tuple[object, ...]:

@@ -27,6 +27,7 @@ EVAL_FRAMES = 32
 """Frames per task on which the held-out loss is measured after each update."""
 ACTION_FRAMES = 8
 """Frames per task on which actions are sampled; one costs about as much as ten for the loss (`num_steps`)."""
+MICRO_BATCH = "[training] micro_batch"
 
 
 class Loop:
@@ -53,7 +54,7 @@ class Loop:
         )
         self._device = next(iter(self._named.values())).device
         self._start: Mapping[str, torch.Tensor] = {}
-        self._pieces = MicroBatch(recipe.batch)
+        self._pieces = MicroBatch(recipe.batch, MICRO_BATCH)
         self._mixed = MixedPrecision(self._device.type, "fp32", {})
 
     def begin(self, progress: Progress, start: Mapping[str, torch.Tensor]) -> None:
@@ -65,7 +66,7 @@ class Loop:
         """
         self.set_learning_rate(progress.learning_rate)
         self._start = {name: tensor.to(self._device) for name, tensor in start.items()}
-        self._pieces = MicroBatch(progress.micro_batch or self._recipe.batch)
+        self._pieces = MicroBatch(progress.micro_batch or self._recipe.batch, MICRO_BATCH)
         self._mixed = MixedPrecision(self._device.type, progress.precision, progress.scaler)
         if progress.step == 0 and not self._recipe.keep_optimiser:
             self._optimiser.state.clear()

@@ -1,7 +1,7 @@
-"""How many frames of a batch go through the policy at once: fewer when memory runs out.
+"""How many frames go through the policy at once: fewer when memory runs out.
 
-A step adds up the gradients of its pieces, so the size changes an update by rounding only. It is this
-workstation's own matter and no part of the recipe.
+A step adds up the gradients of its pieces, the cache joins its rows, so the size changes either by rounding
+only. It is this workstation's own matter and no part of the recipe.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,11 @@ class MicroBatch:
 
     Args:
         size: Frames in a piece, at least 1.
+        setting: Where it comes from in agent.toml, for the log.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, setting: str = "") -> None:
+        self.size, self._setting = size, setting
 
     def run[T](self, rows: int, work: Callable[[list[slice]], T]) -> T:
         """`work(pieces of rows)`, begun again with halved pieces as often as memory runs out.
@@ -49,12 +50,9 @@ class MicroBatch:
             self.size = max(1, min(self.size, rows) // 2)
             torch.cuda.empty_cache()
         if self.size < began:
+            advice = f". {self._setting} = {self.size} would begin with that" if self._setting else ""
             logger.warning(
-                "memory ran out: {} frames at once from now on, not {}; the batch stays the same. "
-                "[training] micro_batch = {} would begin with that",
-                self.size,
-                began,
-                self.size,
+                "memory ran out: {} frames at once from now on, not {}{}", self.size, began, advice
             )
         return result
 

@@ -6,7 +6,8 @@ and no valid token attends to an invalid one. At full size with two cameras a fr
 times its features, so a budget decides who gets it.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from agent.training.data import Episode
 from agent.training.features import CHUNK, FeatureStore, name_of, processing
 from agent.training.frame_store import FrameStore, file_size
 from agent.training.loss import encode_prefix
+from agent.training.micro_batch import MicroBatch
 from shared.policy.base import camera_names
 
 
@@ -39,6 +41,7 @@ class PrefixStore(FrameStore):
     ) -> None:
         super().__init__(folder)
         self._policy, self._features, self._tokens = policy, features, tokens
+        self._pieces = MicroBatch(CHUNK)
         self._key = (base_digest, camera_names(policy), *processing(policy))
 
     def size(self, episode: Episode) -> int:
@@ -60,14 +63,20 @@ class PrefixStore(FrameStore):
         return name_of(episode, *self._key, self._tokens(episode).tolist())
 
     def _compute(self, episode: Episode) -> Iterator[torch.Tensor]:
-        device = next(self._policy.parameters()).device
-        tokens = self._tokens(episode).to(device)
         for start in range(0, len(episode), CHUNK):
-            frames = range(start, min(start + CHUNK, len(episode)))
-            features = self._features.read(episode, frames).to(device).float()
-            ids = tokens.expand(len(frames), -1)
-            prefix = encode_prefix(self._policy, features, ids, torch.ones_like(ids, dtype=torch.bool))
-            yield prefix.kv.movedim(2, 0).half().cpu()
+            features = self._features.read(episode, range(start, min(start + CHUNK, len(episode))))
+            work = partial(self._encode, features, self._tokens(episode))
+            yield self._pieces.run(len(features), work)
+
+    def _encode(self, features: torch.Tensor, tokens: torch.Tensor, pieces: Sequence[slice]) -> torch.Tensor:
+        device = next(self._policy.parameters()).device
+        encoded = []
+        for piece in pieces:
+            part = features[piece].to(device).float()
+            ids = tokens.to(device).expand(len(part), -1)
+            prefix = encode_prefix(self._policy, part, ids, torch.ones_like(ids, dtype=torch.bool))
+            encoded.append(prefix.kv.movedim(2, 0).half().cpu())
+        return torch.cat(encoded)
 
 
 def choose(sizes: Mapping[str, int], budget: int) -> list[str]:

@@ -82,12 +82,11 @@ class StationUpdates:
 
     def _sent(self, update: Update) -> bytes:
         """The bytes that this station sends of an update."""
-        exact = self._exact_delta()
-        if self._station.poison is not None:
-            exact = {name: self._station.poison * array for name, array in exact.items()}
-        if self._arm.exact:
-            return save(exact)
-        return update.delta if self._station.poison is None else encode(exact, self._recipe.codec)
+        if self._station.poison is None and not self._arm.exact:
+            return update.delta
+        factor = 1.0 if self._station.poison is None else self._station.poison
+        exact = {name: factor * array for name, array in self._exact_delta().items()}
+        return save(exact) if self._arm.exact else encode(exact, self._recipe.codec)
 
     def _exact_delta(self) -> Tensors:
         """The change before it is encoded: the trainer writes a checkpoint before it delivers."""

@@ -33,6 +33,7 @@ def test_a_recipe_of_the_first_release_is_written_as_it_was_read() -> None:
             "schedule": st.sampled_from(["cosine", "constant"]),
             "codec": st.sampled_from(["fp16-zstd", "int4-zstd"]),
             "delay": st.integers(0, 8),
+            "betas": st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
         },
     )
 )

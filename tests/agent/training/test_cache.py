@@ -176,6 +176,31 @@ class Killed(BaseException):
     """Stands in for SIGKILL: nothing of the trainer runs after it."""
 
 
+def test_what_does_not_fit_in_memory_is_computed_in_smaller_pieces(
+    cache: Callable, demos: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out can't be produced here: both frozen halves refuse more than 10 frames."""
+
+    def of_ten(work: Callable, rows: Callable[[Any], int]) -> Callable:
+        def limited(policy: SmolVLAPolicy, inputs: Any, *more: Any) -> Any:
+            if rows(inputs) > 10:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return work(policy, inputs, *more)
+
+        return limited
+
+    frames = [(episode, number) for episode in demos.train for number in (0, 11)]
+    prefixes = []
+    for folder in (tmp_path / "plenty", tmp_path / "short"):
+        made = cache(folder)
+        made.serve(demos, made.plan(demos))
+        prefixes.append(made.prefix(frames).kv)
+        images = of_ten(embed_images, lambda images: len(next(iter(images.values()))))
+        monkeypatch.setattr("agent.training.features.embed_images", images)
+        monkeypatch.setattr("agent.training.prefixes.encode_prefix", of_ten(encode_prefix, len))
+    torch.testing.assert_close(*prefixes, rtol=1e-3, atol=1e-4)
+
+
 @pytest.fixture
 def fixed_id(monkeypatch: pytest.MonkeyPatch) -> None:
     class Uuid:
