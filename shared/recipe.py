@@ -64,6 +64,10 @@ class Recipe(BaseModel):
     actions of the chunk are given clean and don't count in the loss, d uniform in 0..delay (arXiv
     2512.05964). Below the base's chunk. Versions with it are run with prefix conditioning
     (`shared.policy.rtc.joining`). 0: plain training."""
+    augmentations: int = Field(default=0, ge=0, le=16)
+    """How often each picture is there once more, altered by LeRobot's image transforms (brightness, hue,
+    sharpness, a small shift and others): drawn once, into the cache, which takes so many times more disk and
+    time to build (docs/training.md). A step takes no longer. 0: pictures as recorded."""
     keep_optimiser: bool = True
     """AdamW's moments go on from a node's last update. Otherwise each update begins without."""
     codec: Codec = "fp16-zstd"
@@ -82,7 +86,7 @@ class Recipe(BaseModel):
         return {name: value for name, value in written.items() if name not in unused}
 
 
-LATER = ("schedule", "mu", "mask_padding", "delay", "keep_optimiser", "codec")
+LATER = ("schedule", "mu", "mask_padding", "delay", "augmentations", "keep_optimiser", "codec")
 """Fields that came after the first versions were signed: written only where they are not the default."""
 
 PRESETS: dict[str, dict] = {

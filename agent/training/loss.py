@@ -1,6 +1,6 @@
 """SmolVLA's flow-matching loss from a frozen prefix, with several noise draws per frame.
 
-With the vision tower and the text model frozen and no image augmentation, the keys and values of every image
+With the vision tower and the text model frozen, the keys and values of every image
 and language token are constants of (frame, task): LeRobot's attention mask lets them see neither the state
 token nor the actions. A training step therefore starts from stored keys and values and runs only
 

@@ -23,6 +23,7 @@ from peft import PeftModel
 
 from agent.episodes.leaks import LeakGuard
 from agent.training import feedback
+from agent.training.augmentation import with_augmentations
 from agent.training.cache import TrainingCache
 from agent.training.checkpoint import Progress, State, load_checkpoint, save_checkpoint
 from agent.training.data import Episode, EpisodeFolder, Split, without_tasks
@@ -231,7 +232,8 @@ class LocalTrainer:
         wanted = feedback.with_residual(delta, fixed["residual"])
         calibrations = {episode.calibration for episode in split.train}
         progress = self._with_peak(progress)
-        update = make_update(progress, self._node, wanted, len(samples), measured, calibrations)
+        examples = len(samples) // (1 + progress.recipe.augmentations)
+        update = make_update(progress, self._node, wanted, examples, measured, calibrations)
         residual = feedback.left_out(wanted, update.delta, progress.recipe.codec)
         if deliver is not None:
             deliver(update)
@@ -271,6 +273,7 @@ class LocalTrainer:
         train = without_tasks(split.train, recipe.never_train)
         if left := len(split.train) - len(train):
             logger.warning("{} episodes show tasks that the coordinator keeps unseen: they don't train", left)
+        train = with_augmentations(train, recipe.augmentations)
         if only is not None:
             train = [episode for episode in train if episode.digest in only]
         split = Split(tuple(filter(self._has_features, train)), tuple(filter(self._has_features, split.eval)))

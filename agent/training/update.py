@@ -56,7 +56,7 @@ def make_update(
 
     Args:
         delta: What of the change of each adapter tensor is to be sent, float32; the recipe says how.
-        examples: Frames that training could draw from.
+        examples: Frames that training could draw from, however often their pictures were altered.
         calibrations: Digests with which the training episodes were recorded; empty ones are left out.
 
     Raises:

@@ -29,6 +29,7 @@ def test_a_recipe_of_the_first_release_is_written_as_it_was_read() -> None:
         optional={
             "mu": st.floats(0, 10),
             "mask_padding": st.booleans(),
+            "augmentations": st.integers(0, 16),
             "keep_optimiser": st.booleans(),
             "schedule": st.sampled_from(["cosine", "constant"]),
             "codec": st.sampled_from(["fp16-zstd", "int4-zstd"]),

@@ -96,6 +96,7 @@ def kill_after(steps: int) -> dict[str, Callable]:
             "keep_optimiser": st.booleans(),
             "mask_padding": st.booleans(),
             "delay": st.sampled_from([0, 3]),
+            "augmentations": st.sampled_from([0, 1]),
             "codec": st.sampled_from(["fp16-zstd", "int4-zstd"]),
         }
     ),
@@ -110,7 +111,14 @@ def kill_after(steps: int) -> dict[str, Callable]:
 )
 @example(
     lives=[2, 1, STEPS + 1],
-    asked={"mu": 0.5, "keep_optimiser": True, "mask_padding": True, "delay": 3, "codec": "int4-zstd"},
+    asked={
+        "mu": 0.5,
+        "keep_optimiser": True,
+        "mask_padding": True,
+        "delay": 3,
+        "augmentations": 1,
+        "codec": "int4-zstd",
+    },
     options={"precision": "fp16", "micro_batch": 4, "checkpoint_s": 0.0},
     limit=3,
 )
