@@ -100,9 +100,10 @@ def _adding(buffer_size: int, **changes: object) -> AggregationSection:
     )
 
 
-def _adding_all(stations: Sequence[Station]) -> AggregationSection:
-    """The same, synchronous."""
-    return _adding(len(stations), max_wait_s=NEVER_S)
+def _adding_all(stations: Sequence[Station], at_once: int | None = None) -> AggregationSection:
+    """The same, synchronous; of stations that share tasks, no more than `at_once` are added in full."""
+    settings = _adding(len(stations), max_wait_s=NEVER_S)
+    return settings.model_copy(update={"server_learning_rate": IN_FULL * (at_once or len(stations))})
 
 
 def _sync(stations: Sequence[Station], **changes: object) -> AggregationSection:
@@ -234,9 +235,9 @@ THIN_ASYNC = _in_time("time-thin-async", "async", THIN, _adding(3))
 """K is the number of fast stations in both: a round that needs a slow one would be as slow."""
 TIME = (
     _in_time("time-both-async", "async", BOTH, _adding(4)),
-    _in_time("time-both-sync", "sync", BOTH, _adding_all(BOTH)),
+    _in_time("time-both-sync", "sync", BOTH, _adding_all(BOTH, at_once=len(FOUR))),
     THIN_ASYNC,
-    _in_time("time-thin-sync", "sync", THIN, _adding_all(THIN)),
+    _in_time("time-thin-sync", "sync", THIN, _adding_all(THIN, at_once=len(FOUR))),
     _rule(THIN_ASYNC, "time-thin-async-no-discount", TIME_CURVE, staleness_exponent=0.0),
     _rule(THIN_ASYNC, "time-thin-async-examples", TIME_CURVE, station_weight="examples"),
 )
