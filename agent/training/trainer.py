@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from loguru import logger
 from peft import PeftModel
 
@@ -108,6 +109,11 @@ class LocalTrainer:
         self._recipe: Recipe | None = None
         self._samples: dict[tuple[object, ...], Samples] = {}
         self._last: tuple[Progress, State] | None = load_checkpoint(self._checkpoint)
+
+    @property
+    def policy(self) -> SmolVLAPolicy:
+        """The base in memory, with the adapter in it once an update was begun."""
+        return self._policy
 
     def unfinished(self) -> Progress | None:
         """The update that a killed process left behind, if any."""

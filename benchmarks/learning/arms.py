@@ -189,6 +189,8 @@ def _poisoned(stations: Sequence[Station], name: str) -> tuple[Station, ...]:
 
 MOMENTUM = _like(ASYNC, "async-momentum", recipe=WIDE, aggregation=FEDBUFF, curve=CURVE)
 """As it was planned at first: longer updates, the product's defaults."""
+FEDAVG = _rule(SYNC, "sync-mean", server_optimiser="none", server_learning_rate=1.0)
+"""The mean of the stations' updates as it is: what `sync-exact` adds the exact residual to."""
 POISONED = _like(ASYNC, "async-poisoned", stations=_poisoned(UNEQUAL, "e"))
 COMPOSED_TASKS = HELD_OUT + FOUR
 COMPOSITION = (
@@ -253,6 +255,7 @@ ARMS = (
     _like(ASYNC, "async-int4", recipe=SHORT.model_copy(update={"codec": "int4-zstd"})),
     MOMENTUM,
     _betas(ASYNC, "async-beta-09", WIDE.betas, CURVE),
+    _rule(ASYNC, "async-examples", station_weight="examples"),
     _betas(CENTRALISED, "centralised-beta-05", SHORT.betas),
     _like(SYNC, "sync-short", recipe=SHORT, aggregation=_adding_all(UNEQUAL)),
     _rule(MOMENTUM, "async-momentum-remembering", CURVE, remember_versions=20),
@@ -267,6 +270,8 @@ ARMS = (
     _rule(SYNC, "sync-krum", aggregator="krum"),
     _rule(SYNC, "sync-adam", server_optimiser="adam", server_learning_rate=0.003),
     _rule(SYNC, "sync-no-momentum", server_momentum=0.0),
+    FEDAVG,
+    _like(FEDAVG, "sync-exact", add_residual=True),
     _like(SYNC, "sync-fresh-optimiser", recipe=WIDE.model_copy(update={"keep_optimiser": False})),
     _like(SYNC, "sync-ten-rounds", recipe=WIDE.model_copy(update={"steps": 48})),
     _like(SYNC, "sync-narrow", recipe=NARROW),

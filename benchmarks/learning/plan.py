@@ -121,6 +121,8 @@ class Arm(PlanModel):
             number of versions that the simulated clock gives.
         steps: Gradient steps over all stations; the arm ends when they are trained.
         exact: Updates are the exact float32 change, not in the recipe's codec.
+        add_residual: What the mean of the factors lacks is added to the frozen weights
+            (`benchmarks.learning.residual`).
         tasks: What is evaluated.
         curve: Number of versions that are evaluated on fewer scenes, evenly spaced up to the last.
     """
@@ -132,6 +134,7 @@ class Arm(PlanModel):
     aggregation: AggregationSection = AggregationSection()
     steps: int = Field(default=0, ge=0)
     exact: bool = Field(default=False, exclude=True)
+    add_residual: bool = False
     tasks: tuple[Asked, ...] = Field(min_length=1)
     curve: int = Field(default=0, ge=0)
 

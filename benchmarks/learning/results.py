@@ -69,8 +69,11 @@ def plan_of(arm: Arm, scale: Scale) -> dict[str, Any]:
     """What a result depends on, besides the seed and the code."""
     # As a file gives it back: JSON has no infinity.
     settings = json.loads(arm.model_dump_json())
+    # Younger than the first results.
     if not arm.aggregation.remember_versions:
-        del settings["aggregation"]["remember_versions"]  # younger than the first results
+        del settings["aggregation"]["remember_versions"]
+    if not arm.add_residual:
+        del settings["add_residual"]
     return {"arm": settings, "scale": scale.model_dump(mode="json"), "first_scene": FIRST_SCENE}
 
 

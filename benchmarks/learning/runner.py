@@ -19,8 +19,10 @@ import numpy as np
 from benchmarks.learning.clock import Course, Delivered, Round, course
 from benchmarks.learning.demonstrations import Demonstrations
 from benchmarks.learning.plan import DELAY_TICKS, FIRST_SCENE, Arm, Scale
+from benchmarks.learning.residual import added_to, require_fedavg, residual, summed
 from benchmarks.learning.results import Outcomes, Point, Result, commit_of, plan_of, write_result
 from benchmarks.learning.updates import StationUpdates
+from coordinator.aggregation.mean import Tensors64
 from coordinator.aggregation.memory import remembered
 from coordinator.aggregation.version import Input, make_version
 from coordinator.evaluation.lockstep import Evaluator
@@ -45,11 +47,16 @@ class Run:
         scale: Scenes.
         evaluator: With the base policy; serves one run after another.
         base: Folder of the base policy.
+
+    Raises:
+        ValueError: an arm with `add_residual` that is not synchronous FedAvg.
     """
 
     def __init__(
         self, arm: Arm, seed: int, folder: Path, scale: Scale, evaluator: Evaluator, base: Path
     ) -> None:
+        if arm.add_residual:
+            require_fedavg(arm)
         self._arm, self._seed, self._folder, self._scale = arm, seed, folder, scale
         self._evaluator, self._base = evaluator, base
         self._course = course(arm)
@@ -61,6 +68,8 @@ class Run:
         tensors, self._peft_config = initial_adapter(base, self._recipe)
         self._versions: list[Tensors] = [tensors]
         self._server_state: dict[str, np.ndarray] = {}
+        self._residuals: Tensors64 = {}
+        """Of all rounds so far: what the newest version has on top of the base's frozen weights."""
         self._inputs: dict[str, Input] = {}
         self._made_of: list[list[Contribution]] = []
         """Contributions of each version from 1 on."""
@@ -110,7 +119,9 @@ class Run:
     def _train(self, event: Delivered) -> None:
         tensors = self._versions[event.base_version]
         station = self._stations[event.station]
-        delta, examples = station.update(event.number, tensors, event.base_version, self._rate(event))
+        delta, examples = station.update(
+            event.number, tensors, event.base_version, self._rate(event), self._residuals
+        )
         self._inputs[event.update_id] = Input(
             update_id=event.update_id,
             node=event.station,
@@ -131,6 +142,11 @@ class Run:
         self._versions.append(made.tensors)
         self._server_state = made.server_state
         self._made_of.append(made.contributions)
+        if self._arm.add_residual:
+            deltas = [self._inputs[part.update_id].read() for part in made.contributions]
+            weights = [part.weight for part in made.contributions]
+            found = residual(deltas, weights, self._recipe.alpha / self._recipe.rank)
+            self._residuals = summed(self._residuals, found)
 
     def _remembered(self, present: set[str]) -> list[str]:
         count = self._arm.aggregation.remember_versions
@@ -148,7 +164,8 @@ class Run:
             chunker.load_version(None)
         tasks = [asked.task for asked in self._arm.tasks]
         seeds = range(FIRST_SCENE, FIRST_SCENE + scenes)
-        found = self._evaluator.evaluate_loaded(tasks, seeds, DELAY_TICKS)
+        with added_to(chunker.policy, self._residuals):
+            found = self._evaluator.evaluate_loaded(tasks, seeds, DELAY_TICKS)
         outcomes = {task: "".join(map(str, row)) for task, row in found.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, json.dumps(outcomes))

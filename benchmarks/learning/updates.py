@@ -13,6 +13,8 @@ from agent.training.data import Split
 from agent.training.trainer import CHECKPOINT, LocalTrainer
 from agent.training.update import Update
 from benchmarks.learning.plan import Arm, Station
+from benchmarks.learning.residual import added_to
+from coordinator.aggregation.mean import Tensors64
 from shared.adapters import Tensors
 from shared.codec import decode, encode
 from shared.envelope import pack, unpack
@@ -45,28 +47,37 @@ class StationUpdates:
         self.bytes_sent = 0
         """Encoded deltas of the updates that were asked for."""
 
-    def update(self, number: int, tensors: Tensors, version: int, rate: float) -> tuple[Tensors, int]:
+    def update(
+        self,
+        number: int,
+        tensors: Tensors,
+        version: int,
+        rate: float,
+        residuals: Tensors64 | None = None,
+    ) -> tuple[Tensors, int]:
         """(delta as the coordinator decodes it, number of examples) of update `number`, trained from
         `version` if it is not on disk.
 
         Args:
             tensors: The version's adapter.
             rate: Learning rate.
+            residuals: What the version has on top of the base's frozen weights; None: nothing.
         """
         if number >= len(self._kept()):
-            self._train(number, tensors, version, rate)
+            self._train(number, tensors, version, rate, residuals or {})
         header, blobs = unpack(self._kept()[number].read_bytes())
         self.bytes_sent += len(blobs[DELTA])
         sent = blobs[DELTA]
         delta = load(sent) if self._arm.exact else decode(sent, tensors, self._recipe.codec)
         return delta, int(header["examples"])
 
-    def _train(self, number: int, tensors: Tensors, version: int, rate: float) -> None:
+    def _train(self, number: int, tensors: Tensors, version: int, rate: float, residuals: Tensors64) -> None:
         trainer = self._trainer or self._make_trainer()
-        if trainer.unfinished() is not None:
-            trainer.resume(self._keep)
-        if number == len(self._kept()):
-            trainer.train(tensors, version, self._recipe, rate, self._keep)
+        with added_to(trainer.policy, residuals):
+            if trainer.unfinished() is not None:
+                trainer.resume(self._keep)
+            if number == len(self._kept()):
+                trainer.train(tensors, version, self._recipe, rate, self._keep)
         self._trainer = trainer
 
     def _make_trainer(self) -> LocalTrainer:

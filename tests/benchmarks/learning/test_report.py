@@ -175,6 +175,14 @@ def test_the_plan_of_a_result_says_what_its_updates_went_through():
     assert said == {"async": "fp16-zstd", "async-no-codec": "none", "async-int4": "int4-zstd"}
     assert "exact" not in plans["async"], "results that are kept already would be of another plan"
     assert "remember_versions" not in plans["async"]["aggregation"], "likewise"
+    assert "add_residual" not in plans["async"], "likewise"
+
+
+def test_the_exact_residual_is_all_that_two_arms_differ_in():
+    mean, exact = (
+        plan_of(arm, Scale())["arm"] for arm in bench.ARMS if arm.name in ("sync-mean", "sync-exact")
+    )
+    assert exact == mean | {"name": "sync-exact", "add_residual": True}
 
 
 def test_a_result_of_another_plan_is_no_result(tmp_path: Path):

@@ -8,6 +8,7 @@ import pytest
 from agent.training.loop import Loop
 from benchmarks.learning import runner as runner_module
 from benchmarks.learning.arms import ASYNC, BASE
+from benchmarks.learning.clock import NEVER_S
 from benchmarks.learning.demonstrations import Demonstrations
 from benchmarks.learning.plan import Arm, Scale, Shown, Station
 from benchmarks.learning.results import read_results
@@ -115,6 +116,105 @@ def test_a_killed_run_goes_on_to_the_same_result(run, tmp_path, monkeypatch):
         assert all(np.array_equal(a[name], b[name]) for name in a)
     assert read_results(tmp_path / "killed") == {"async": [again]}
     assert not list((tmp_path / "killed" / "work").iterdir())
+
+
+def exact_residual() -> Arm:
+    """Two synchronous rounds of two stations, nothing rounded by a codec."""
+    fedavg = {"max_wait_s": NEVER_S, "server_optimiser": "none", "server_learning_rate": 1.0}
+    settings = AggregationSection(buffer_size=len(TWO), **fedavg)
+    changes = {"mode": "sync", "aggregation": settings, "steps": 8, "exact": True, "add_residual": True}
+    return small(**changes)
+
+
+@pytest.fixture
+def frozen(evaluator, monkeypatch):
+    """What a weight under the adapter was in every step of a trainer, and in every evaluation."""
+    name = "model.vlm_with_expert.lm_expert.layers.0.self_attn.v_proj"
+    seen: dict[str, list[np.ndarray]] = {"step": [], "evaluation": []}
+
+    def weight(policy):
+        return policy.get_submodule(name).base_layer.weight.detach().numpy().copy()
+
+    step, evaluate = Loop.step, evaluator.evaluate_loaded
+
+    def seen_step(loop, *arguments):
+        seen["step"].append(weight(loop._policy))
+        return step(loop, *arguments)
+
+    def seen_evaluation(*arguments):
+        seen["evaluation"].append(weight(evaluator.chunker.policy))
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(Loop, "step", seen_step)
+    monkeypatch.setattr(evaluator, "evaluate_loaded", seen_evaluation)
+    seen["name"], seen["own"] = name, lambda: weight(evaluator.chunker.policy)
+    return seen
+
+
+def lacking(made: list, name: str, parents: list[dict]) -> np.ndarray:
+    """What the versions that were made lack against the mean of their products, written out."""
+    a, b = (f"base_model.model.{name}.lora_{factor}.weight" for factor in "AB")
+
+    def product(*parts):
+        first, second = (sum(part[factor].astype(np.float64) for part in parts) for factor in (b, a))
+        return first @ second
+
+    total = 0.0
+    for (version, inputs), parent in zip(made, parents, strict=True):
+        total += np.mean([product(parent, item.read()) for item in inputs], axis=0) - product(version)
+    return RECIPE.alpha / RECIPE.rank * total
+
+
+def test_stations_train_and_are_evaluated_on_what_the_mean_lacks(run, frozen, tmp_path, monkeypatch):
+    made, make_version = [], runner_module.make_version
+
+    def kept(*arguments):
+        result = make_version(*arguments)
+        made.append((result.tensors, arguments[3]))
+        return result
+
+    monkeypatch.setattr(runner_module, "make_version", kept)
+    result = run(exact_residual(), tmp_path).result()
+    assert (result.steps, result.versions, len(frozen["step"])) == (8, 2, 8)
+    assert result.plan["arm"]["add_residual"] is True
+    own, name = frozen["own"](), frozen["name"]
+    parents = [made[0][1][0].read_base(), made[0][0]]
+    gains = [lacking(made[:count], name, parents[:count]) for count in (1, 2)]
+    first_round, second_round = frozen["step"][:4], frozen["step"][4:]
+    after_first, *after_second = frozen["evaluation"]
+    assert all(np.array_equal(weight, own) for weight in first_round)
+    for gain, weights in zip(gains, ([*second_round, after_first], after_second), strict=True):
+        assert np.abs(gain).max() > 1e-6
+        for weight in weights:
+            np.testing.assert_allclose(weight.astype(np.float64) - own, gain, atol=2e-8)
+
+
+def test_a_killed_run_with_the_residual_goes_on_to_the_same_versions(run, tmp_path, monkeypatch):
+    made, make_version, step = [], runner_module.make_version, Loop.step
+
+    def kept(*arguments):
+        made.append(make_version(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(runner_module, "make_version", kept)
+    whole = run(exact_residual(), tmp_path / "whole").result()
+    run(exact_residual().model_copy(update={"add_residual": False}), tmp_path / "plain").result()
+    done = []
+
+    def killed(*arguments):
+        done.append(1)
+        if len(done) == 6:
+            raise Killed
+        return step(*arguments)
+
+    monkeypatch.setattr(Loop, "step", killed)
+    with pytest.raises(Killed):
+        run(exact_residual(), tmp_path / "killed").result()
+    assert run(exact_residual(), tmp_path / "killed").result() == whole
+    first, last, plain_first, plain_last, _, again_first, again_last = (each.tensors for each in made)
+    for one, other in [(first, again_first), (last, again_last), (first, plain_first)]:
+        assert all(np.array_equal(one[name], other[name]) for name in one)
+    assert any(not np.array_equal(last[name], plain_last[name]) for name in last)
 
 
 def test_the_base_alone_is_only_evaluated(run, tmp_path):
