@@ -146,20 +146,22 @@ class Learning:
         """Events of the trainer worker."""
         if name == "ready":
             self._job = None
-        elif name == "progress":
+        elif name in ("building", "progress"):
             self.progress = fields
         elif name == "update":
             self._finished(str(fields.get("id", "")))
         elif name == "failed":
-            self.fault = str(fields.get("what", "the trainer failed"))
+            self.fault, self.progress = str(fields.get("what", "the trainer failed")), {}
             self._job, self._retry_at = None, self._clock() + RETRY_S
             logger.warning("training ended without an update: {}", self.fault)
 
     def status(self) -> dict[str, Any]:
-        """For `/status`."""
+        """For `/status`. Steps of an update that gave way stay done; nothing is built while no trainer
+        runs."""
+        current = "step" in self.progress or self._trainer.state == "ready"
         return {
             "version": self._job.version if self._job else None,
-            "progress": self.progress,
+            "progress": self.progress if current else {},
             "fault": self.fault,
         }
 

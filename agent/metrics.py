@@ -21,6 +21,7 @@ SCALARS = {
     "steps_per_second": "Steps per second of computing.",
     "peak_memory_bytes": "Most memory that the trainer's process took.",
     "peak_gpu_memory_bytes": "Most memory that the trainer's tensors took on the GPU.",
+    "energy_joules": "Energy that the GPU took during its steps.",
 }
 
 

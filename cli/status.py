@@ -166,9 +166,17 @@ def _exchange_words(exchange: dict[str, Any]) -> list[str]:
         f"version {result['version']}, {field_words([_counted(result)])[0]}" for result in versions["field"]
     ]
     if progress:
-        lines.append(f"training: step {progress['step']} of {progress['steps']}, loss {progress['loss']:.3f}")
+        lines.append(f"training: {_training_words(progress)}")
     faults = (versions["fault"], exchange["training"]["fault"], exchange["refused"])
     return lines + [fault for fault in faults if fault]
+
+
+def _training_words(progress: dict[str, Any]) -> str:
+    """How far the trainer is."""
+    if "tier" in progress:
+        of = f"episode {progress['episode']} of {progress['episodes']}"
+        return f"building the cache: {of} ({progress['tier']})"
+    return f"step {progress['step']} of {progress['steps']}, loss {progress['loss']:.3f}"
 
 
 def field_words(results: Sequence[dict[str, Any]]) -> list[str]:

@@ -25,9 +25,13 @@ COLUMNS = (
     "largest",
     "steps/s",
     "memory, MB",
+    "GPU energy, J",
+    "recipe",
 )
 ROWS = 30
 """Updates in the page's table."""
+SHORT = 8
+"""Digits of a recipe's digest: enough to see where it changed."""
 MARKERS = 60
 """More updates than these are drawn as lines alone."""
 DARK, LIGHT = "#333333", "#d95f02"
@@ -72,6 +76,8 @@ def row(record: UpdateRecord) -> tuple[str, ...]:
         shown["gradient_norm_max"],
         shown.get("steps_per_second", ""),
         str(megabytes(record.peak_gpu_memory_bytes or record.peak_memory_bytes)),
+        shown.get("energy_joules", ""),
+        record.recipe[:SHORT],
     )
 
 
@@ -97,19 +103,22 @@ def write_picture(node: str, records: Sequence[UpdateRecord], target: Path) -> N
 
 
 def draw(node: str, records: Sequence[UpdateRecord]) -> Figure:
-    """Six plots over the updates, which are numbered from 1; below stands the version each began from.
+    """Six plots over the updates, which are numbered from 1, and two of energy where any is known; below
+    stands the version each began from.
 
     A task has one colour everywhere. What was not measured leaves a gap.
     """
-    figure = Figure(figsize=(11, 7.5), layout="constrained")
-    axes = figure.subplots(3, 2, sharex=True)
+    energy = [record.energy_joules for record in records]
+    rows = 3 if all(joules is None for joules in energy) else 4
+    figure = Figure(figsize=(11, 2.5 * rows), layout="constrained")
+    axes = figure.subplots(rows, 2, sharex=True)
     tasks = sorted({task for record in records for values in record.per_task.values() for task in values})
-    for place, (metric, title) in zip(axes[:, 0], PER_TASK.items(), strict=True):
+    for place, (metric, title) in zip(axes[:3, 0], PER_TASK.items(), strict=True):
         place.set_title(title, loc="left")
         for index, task in enumerate(tasks):
             values = [record.per_task.get(metric, {}).get(task) for record in records]
             _line(place, values, f"C{index % 10}", task)
-    norm, speed, memory = axes[:, 1]
+    norm, speed, memory = axes[:3, 1]
     norm.set_title("gradient norm before clipping", loc="left")
     _line(norm, [record.gradient_norm for record in records], DARK, "mean")
     _line(norm, [record.gradient_norm_max for record in records], LIGHT, "largest")
@@ -121,6 +130,12 @@ def draw(node: str, records: Sequence[UpdateRecord]) -> Figure:
     if any(record.peak_gpu_memory_bytes for record in records):
         _line(memory, [(record.peak_gpu_memory_bytes or np.nan) / 1e6 for record in records], LIGHT, "GPU")
         _beside_title(memory)
+    if rows == 4:
+        axes[3, 0].set_title("energy of the GPU, J", loc="left")
+        _line(axes[3, 0], energy, DARK)
+        axes[3, 1].set_title("energy of the GPU per step, J", loc="left")
+        steps = [record.steps for record in records]
+        _line(axes[3, 1], [j if j is None else j / n for j, n in zip(energy, steps, strict=True)], DARK)
     for place in axes.flat:
         _scale(place, len(records))
     for place in axes[-1]:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from coordinator.aggregation.rule import Aggregator, Optimiser, Rule, StationWeight, stations_needed
 from shared.config import ConfigModel, load_config
 from shared.messages import Name
+from shared.module_patterns import either
 from shared.recipe import PRESETS, Recipe
 
 Positive = Annotated[float, Field(gt=0)]
@@ -228,7 +229,8 @@ class CoordinatorConfig(ConfigModel):
     exchange: ExchangeSection = ExchangeSection()
     aggregation: AggregationSection = AggregationSection()
     recipe: Recipe = Recipe()
-    """TOML: `preset = "attention" | "expert" | "wide"` and any field of the recipe."""
+    """TOML: `preset = "attention" | "expert" | "wide"` and any field of the recipe; `target_modules` may be a
+    list of regular expressions."""
     normalisation: NormalisationSection = NormalisationSection()
     evaluation: EvaluationSection = EvaluationSection()
     promotion: PromotionSection = PromotionSection()
@@ -244,6 +246,14 @@ class CoordinatorConfig(ConfigModel):
         if preset not in PRESETS:
             raise ValueError(f"recipe.preset = {preset!r}: choose one of {', '.join(PRESETS)}")
         return {**data, "recipe": {**PRESETS[preset], **fields}}
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _join_modules(cls, recipe: Any) -> Any:
+        modules = recipe.get("target_modules") if isinstance(recipe, dict) else None
+        if not isinstance(modules, list) or not all(isinstance(each, str) for each in modules):
+            return recipe
+        return {**recipe, "target_modules": either(modules)}
 
     @property
     def state(self) -> Path:

@@ -23,6 +23,8 @@ Id = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 CodecName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,20}$")]
+RecipeDigest = Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]
+"""`shared.recipe.Recipe.digest`; empty: not told."""
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Later = Field(default=None, exclude_if=lambda given: given is None)
 """A field that came after the first release: it is written only when it says something, so that the other
@@ -144,6 +146,8 @@ class UpdateHeader(Message):
     calibrations: list[Digest] = Field(default=[], max_length=64)
     """Of the arms, when the training episodes were recorded."""
     seconds: Finite = Field(default=0.0, ge=0)
+    recipe: RecipeDigest = Field(default="", exclude_if=lambda given: not given)
+    """That it was trained with; nothing is decided by it. An earlier release does not tell."""
 
 
 class CheckInReply(Message):

@@ -5,9 +5,19 @@ expressions on full module names, since a bare suffix such as `self_attn.q_proj`
 model and vision tower.
 """
 
+import hashlib
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
+
+from shared.module_patterns import alternatives, compiled
 
 _EXPERT = r"model\.vlm_with_expert\.lm_expert\..*\."
 ATTENTION = _EXPERT + r"(q_proj|k_proj|v_proj|o_proj)"
@@ -34,6 +44,7 @@ class Recipe(BaseModel):
     alpha: int = Field(default=32, ge=1, le=1024)
     """LoRA scaling is alpha / rank; always explicit, PEFT's own default is 8."""
     target_modules: str = Field(default=ATTENTION, max_length=500)
+    """One regular expression; a list in coordinator.toml becomes one (`shared.module_patterns`)."""
     modules_to_save: tuple[str, ...] = PROJECTIONS
     """Modules trained and exchanged in full."""
     batch: int = Field(default=16, ge=1, le=1024)
@@ -45,7 +56,10 @@ class Recipe(BaseModel):
     """The highest of the schedule."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Of the learning rate, over the rounds of the federation (`coordinator.exchange.schedule`)."""
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    """`sgd`: with momentum betas[0], without Nesterov's; its learning rates are others than AdamW's."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    """Each step shrinks the weights by learning_rate * weight_decay, apart from the gradient, with either."""
     betas: tuple[Beta, Beta] = (0.9, 0.99)
     """How fast AdamW's moments forget. Between two steps of a station lie those of all others, so the first
     should be lower where updates are short and their sum is added: "asynchrony begets momentum" (Mitliagkas
@@ -69,13 +83,25 @@ class Recipe(BaseModel):
     sharpness, a small shift and others): drawn once, into the cache, which takes so many times more disk and
     time to build (docs/training.md). A step takes no longer. 0: pictures as recorded."""
     keep_optimiser: bool = True
-    """AdamW's moments go on from a node's last update. Otherwise each update begins without."""
+    """The optimiser's moments go on from a node's last update. Otherwise each update begins without."""
     codec: Codec = "fp16-zstd"
     """What updates are sent in (`shared.codec`). What the 4-bit one leaves out goes with a node's next update
     (`agent.training.feedback`)."""
     seed: int = Field(default=0, ge=0)
     never_train: tuple[TaskText, ...] = Field(default=(), max_length=64)
     """Tasks that the coordinator evaluates as unseen: no demonstration of them trains, wherever it lies."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _an_expression(cls, pattern: str) -> str:
+        for part in (pattern, *alternatives(pattern)):
+            compiled(part)
+        return pattern
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that tell recipes apart: of SHA-256, over the JSON that is sent."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_not_used(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -86,7 +112,7 @@ class Recipe(BaseModel):
         return {name: value for name, value in written.items() if name not in unused}
 
 
-LATER = ("schedule", "mu", "mask_padding", "delay", "augmentations", "keep_optimiser", "codec")
+LATER = ("schedule", "optimiser", "mu", "mask_padding", "delay", "augmentations", "keep_optimiser", "codec")
 """Fields that came after the first versions were signed: written only where they are not the default."""
 
 PRESETS: dict[str, dict] = {

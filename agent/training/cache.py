@@ -8,7 +8,7 @@ hold both. Which episodes are in the second tier is decided when an update is be
 its checkpoint, so that a resumed update computes with the same numbers.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 from loguru import logger
 from torch.nn.utils.rnn import pad_sequence
 
+from agent.training.building import OnBuild, announced
 from agent.training.data import Episode, Split
 from agent.training.features import FeatureStore
 from agent.training.loss import Prefix, encode_prefix
@@ -63,6 +64,12 @@ class TrainingCache:
         """
         self._features.ensure(episode)
 
+    def without_features(
+        self, episodes: Sequence[Episode], on_build: OnBuild | None = None
+    ) -> Iterator[Episode]:
+        """Those that `admit` has work with, announced."""
+        return announced(FEATURES, self._features.missing(episodes), len(episodes), on_build)
+
     def plan(self, split: Split) -> list[str]:
         """Content digests of the admitted episodes whose prefixes fit: those for training first, then those
         for evaluation."""
@@ -76,14 +83,14 @@ class TrainingCache:
             )
         return choose(sizes, min(left, room))
 
-    def serve(self, split: Split, planned: Collection[str]) -> None:
+    def serve(self, split: Split, planned: Collection[str], on_build: OnBuild | None = None) -> None:
         """Keep what belongs to `split`, with prefixes for the `planned`; remove all else, then build what is
-        missing. Killed on the way, it loses the work on one episode."""
+        missing, announced. Killed on the way, it loses the work on one episode."""
         everyone = _in_order(split)
         wanted = [episode for episode in everyone if episode.digest in planned]
         self._features.prune(everyone)
         self._prefixes.prune(wanted)
-        for episode in wanted:
+        for episode in announced(PREFIXES, self._prefixes.missing(wanted), len(wanted), on_build):
             self._prefixes.ensure(episode)
         self._served = frozenset(planned)
 

@@ -58,15 +58,24 @@ class Progress(BaseModel):
     """Bytes; the most that any process took that worked on this update."""
     peak_gpu_memory: int = 0
     seconds: float = 0.0
+    energy_joules: float | None = None
+    """Of the GPU; None: no step yet, or a step of which it was not told."""
     delivered: bool = False
     """The update lies in the outbox; only the optimiser's moments and the residual are still of use."""
 
-    def after_step(self, losses: Mapping[str, tuple[float, int]], norm: float, seconds: float) -> "Progress":
-        """One step further: what `Loop.step` gave, and how long it took."""
+    def after_step(
+        self,
+        losses: Mapping[str, tuple[float, int]],
+        norm: float,
+        seconds: float,
+        joules: float | None = None,
+    ) -> "Progress":
+        """One step further: what `Loop.step` gave, how long it took, and the energy, where it is known."""
         sums, counts = dict(self.loss_sums), dict(self.loss_counts)
         for task, (total, count) in losses.items():
             sums[task] = sums.get(task, 0.0) + total
             counts[task] = counts.get(task, 0) + count
+        before = self.energy_joules if self.step else 0.0
         return self.model_copy(
             update={
                 "step": self.step + 1,
@@ -75,12 +84,14 @@ class Progress(BaseModel):
                 "gradient_norm_sum": self.gradient_norm_sum + norm,
                 "gradient_norm_max": max(self.gradient_norm_max, norm),
                 "seconds": self.seconds + seconds,
+                "energy_joules": None if before is None or joules is None else before + joules,
             }
         )
 
 
 State = dict[str, dict[str, torch.Tensor]]
-"""Group ("start", "now", "mean", "square", "count", "residual") to adapter tensor name to tensor."""
+"""Group ("start", "now", "residual", those of `agent.training.optimiser.MOMENTS`) to adapter tensor name to
+tensor."""
 
 
 def save_checkpoint(path: Path, progress: Progress, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:

@@ -60,6 +60,10 @@ class FrameStore(ABC):
         except UnusableFileError as error:
             self._write(episode, error)
 
+    def missing(self, episodes: Iterable[Episode]) -> list[Episode]:
+        """Those whose rows `ensure` would compute."""
+        return [episode for episode in episodes if not self._usable(episode)]
+
     def read(self, episode: Episode, frames: Sequence[int]) -> torch.Tensor:
         """(len(frames), ...) float16 on the CPU: always what half precision gives back, so that rows computed
         just now and rows found on disk are the same.
@@ -88,6 +92,13 @@ class FrameStore(ABC):
 
     def _path(self, episode: Episode) -> Path:
         return self._folder / (self._name(episode) + SUFFIX)
+
+    def _usable(self, episode: Episode) -> bool:
+        try:
+            _Rows(self._path(episode), len(episode))
+        except UnusableFileError:
+            return False
+        return True
 
     def _write(self, episode: Episode, why: UnusableFileError) -> None:
         path = self._path(episode)

@@ -15,7 +15,7 @@ from loguru import logger
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from shared.files import write_atomic
-from shared.messages import Id
+from shared.messages import Id, RecipeDigest
 
 FILE = "history.jsonl"
 KEEP = 1000
@@ -56,6 +56,11 @@ class UpdateRecord(BaseModel):
     """Most that was resident of the trainer's process."""
     peak_gpu_memory_bytes: int = 0
     """Most that its tensors took on the GPU; 0 without one."""
+    energy_joules: float | None = None
+    """That the GPU took from the beginning of its first step to the end of its last, pauses and checkpoints
+    included (`agent.training.energy`); None: not told."""
+    recipe: RecipeDigest = ""
+    """What it was trained with; empty in lines of earlier releases."""
 
     @property
     def per_task(self) -> dict[str, dict[str, float]]:
@@ -76,6 +81,8 @@ class UpdateRecord(BaseModel):
         found["peak_memory_bytes"] = self.peak_memory_bytes
         if self.peak_gpu_memory_bytes:
             found["peak_gpu_memory_bytes"] = self.peak_gpu_memory_bytes
+        if self.energy_joules is not None:
+            found["energy_joules"] = self.energy_joules
         return found
 
     def in_words(self) -> str:
@@ -90,6 +97,8 @@ class UpdateRecord(BaseModel):
         ]
         if self.peak_gpu_memory_bytes:
             parts.append(f"{megabytes(self.peak_gpu_memory_bytes)} MB on the GPU")
+        if self.energy_joules is not None:
+            parts.append(f"{self.energy_joules:.0f} J of the GPU")
         return ", ".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""One optimiser step, and everything that decides it: adapter tensors, AdamW's moments, samples, noise.
+"""One optimiser step, and everything that decides it: adapter tensors, moments, samples, noise.
 
 Steps are numbered through a node's life (`Progress.first_step` + `step`); frames, noise and times of a step
 are functions of (recipe seed, node, number). So a resumed update is the same, bit for bit, as an
@@ -7,6 +7,7 @@ uninterrupted one.
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from peft import PeftModel
 from agent.training.checkpoint import Progress, State
 from agent.training.loss import draw, draw_given, flow_matching_loss, sample_actions
 from agent.training.micro_batch import MicroBatch
+from agent.training.optimiser import MOMENTS, make_optimiser
 from agent.training.precision import MixedPrecision, ScalerState
 from agent.training.samples import Samples, rows_of_step
 from shared.errors import ArmfleetError
@@ -46,12 +48,8 @@ class Loop:
         self._named = adapter_parameters(model)
         for parameter in self._named.values():
             parameter.requires_grad_(True)
-        self._optimiser = torch.optim.AdamW(
-            self._named.values(),
-            lr=recipe.learning_rate,
-            betas=recipe.betas,
-            weight_decay=recipe.weight_decay,
-        )
+        self._optimiser = make_optimiser(recipe, self._named.values())
+        self._moments = MOMENTS[recipe.optimiser]
         self._device = next(iter(self._named.values())).device
         self._start: Mapping[str, torch.Tensor] = {}
         self._pieces = MicroBatch(recipe.batch, MICRO_BATCH)
@@ -130,31 +128,30 @@ class Loop:
         normalised units, on a fixed subset of `samples` from fixed noise: comparable between updates."""
         result = {}
         for task in samples.tasks:
-            batch = samples.batch(samples.spread(task, ACTION_FRAMES))
-            noise = self._draw(len(batch.state), 1, seed=0)[0][:, 0].to(batch.state.device)
-            actions = sample_actions(self._policy, batch.prefix, batch.state, noise)
-            result[task] = float(F.mse_loss(actions, batch.action))
+            rows = samples.spread(task, ACTION_FRAMES)
+            noise = self._draw(len(rows), 1, seed=0)[0][:, 0]
+            work = partial(self._squared_errors, samples, rows, noise)
+            result[task] = float(self._pieces.run(len(rows), work).mean())
         return result
 
     def state(self) -> State:
-        """Live parameters and AdamW's moments; moments only after the first step."""
+        """Live parameters and the optimiser's moments; moments only after the first step."""
         groups: State = {"now": {name: p.detach() for name, p in self._named.items()}}
         for name, parameter in self._named.items():
             moments = self._optimiser.state.get(parameter)
             if moments:
-                groups.setdefault("mean", {})[name] = moments["exp_avg"]
-                groups.setdefault("square", {})[name] = moments["exp_avg_sq"]
-                groups.setdefault("count", {})[name] = moments["step"]
+                for group, key in self._moments.items():
+                    groups.setdefault(group, {})[name] = moments[key]
         return groups
 
     def restore(self, state: Mapping[str, Mapping[str, torch.Tensor]], parameters: bool) -> bool:
-        """Take over the moments, or that there are none, and parameters too if asked.
+        """Take over the moments, or that there are none of this optimiser, and parameters too if asked.
 
         Returns:
             False when the state belongs to another adapter shape; then nothing was changed.
         """
         shapes = {name: p.shape for name, p in self._named.items()}
-        for group in ("now", "mean", "square"):
+        for group in ("now", *(self._moments.keys() - {"count"})):
             if group in state and {n: t.shape for n, t in state[group].items()} != shapes:
                 return False
         self._optimiser.state.clear()
@@ -162,11 +159,10 @@ class Loop:
             for name, parameter in self._named.items():
                 if parameters:
                     parameter.copy_(state["now"][name])
-                if "mean" in state:
+                if self._moments.keys() <= state.keys():
                     self._optimiser.state[parameter] = {
-                        "step": state["count"][name].clone(),
-                        "exp_avg": state["mean"][name].to(parameter.device, copy=True),
-                        "exp_avg_sq": state["square"][name].to(parameter.device, copy=True),
+                        key: state[group][name].to("cpu" if group == "count" else self._device, copy=True)
+                        for group, key in self._moments.items()
                     }
         return True
 
@@ -192,6 +188,17 @@ class Loop:
             return torch.cat([self._loss(samples, rows, piece, noise, time) for piece in pieces])
 
         return self._pieces.run(len(rows), losses)
+
+    def _squared_errors(
+        self, samples: Samples, rows: Sequence[int], noise: torch.Tensor, pieces: Sequence[slice]
+    ) -> torch.Tensor:
+        """Of sampled actions, (B, chunk, joints)."""
+        errors = []
+        for piece in pieces:
+            batch = samples.batch(rows[piece])
+            actions = sample_actions(self._policy, batch.prefix, batch.state, noise[piece])
+            errors.append(F.mse_loss(actions, batch.action, reduction="none"))
+        return torch.cat(errors)
 
     def _loss(
         self,
@@ -243,7 +250,7 @@ class Loop:
             return
         with torch.no_grad():
             for name, parameter in self._named.items():
-                if parameter.grad is not None:  # without one, AdamW leaves it where it began
+                if parameter.grad is not None:  # without one, the optimiser leaves it where it began
                     parameter.grad.add_(parameter - self._start[name], alpha=self._recipe.mu)
 
 

@@ -1,7 +1,7 @@
 """In which precision a training step computes: float32, or mixed with 16-bit floats on a GPU.
 
 Mixed precision (Micikevicius et al., arXiv 1710.03740) through `torch.autocast`: matrix products run in 16
-bits; the adapter, its gradient, AdamW's moments and the loss stay float32. bfloat16 has float32's range.
+bits; the adapter, its gradient, moments and the loss stay float32. bfloat16 has float32's range.
 float16 has not, so the loss is multiplied by a scale before the gradient is taken, and a step whose gradient
 overflows is left out, with a smaller scale from then on.
 """

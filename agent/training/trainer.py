@@ -5,8 +5,8 @@
 
 Life of an update: once the pictures are encoded, `train` writes a checkpoint, then at most every
 `checkpoint_s`, and after the last step; `deliver` puts the result where it belongs; a last checkpoint says
-so and keeps AdamW's moments, and what the codec left out, for the next update. Killed anywhere in between,
-`resume` in a new process ends with the same update: same id, same bytes.
+so and keeps the optimiser's moments, and what the codec left out, for the next update. Killed anywhere in
+between, `resume` in a new process ends with the same update: same id, same bytes.
 """
 
 import time
@@ -25,9 +25,11 @@ from peft import PeftModel
 from agent.episodes.leaks import LeakGuard
 from agent.training import feedback
 from agent.training.augmentation import with_augmentations
+from agent.training.building import OnBuild
 from agent.training.cache import TrainingCache
 from agent.training.checkpoint import Progress, State, load_checkpoint, save_checkpoint
-from agent.training.data import Episode, EpisodeFolder, Split, without_tasks
+from agent.training.data import EpisodeFolder, Split, without_tasks
+from agent.training.energy import GpuEnergy
 from agent.training.loop import Loop
 from agent.training.memory import PeakMemory
 from agent.training.parameters import number_of, write_trainable
@@ -100,7 +102,7 @@ class LocalTrainer:
             state_dir, self._base_digest, self._policy, self._preprocess, int(cache_gb * 1e9)
         )
         self._folder, self._checkpoint = state_dir, state_dir / CHECKPOINT
-        self._memory = PeakMemory(device)
+        self._memory, self._energy = PeakMemory(device), GpuEnergy(device)
         self._node, self._device = node, device
         self._duty_cycle, self._checkpoint_s = duty_cycle, checkpoint_s
         self._precision, self._micro_batch = resolve(precision, device), micro_batch
@@ -129,6 +131,7 @@ class LocalTrainer:
         deliver: Deliver | None = None,
         on_step: OnStep | None = None,
         normalisation: Statistics | None = None,
+        on_build: OnBuild | None = None,
     ) -> Update:
         """Train one update of `version`.
 
@@ -138,13 +141,14 @@ class LocalTrainer:
             deliver: Called once with the result before it counts as delivered; may be called again with the
                 same update after a crash.
             on_step: Called with (step, steps, loss) after each step.
+            on_build: Told of each episode while the cache is built, before the first step.
 
         Raises:
             ArmfleetError: no admitted training episodes, an adapter or a recipe that does not fit, or a
                 diverged loss.
         """
         check_delay(self._base, recipe)
-        split = self._split(recipe)
+        split = self._split(recipe, on_build=on_build)
         loop = self._prepare(recipe)
         set_tensors(self._required_model(), tensors)
         before = self._last[0] if self._last else None
@@ -164,9 +168,14 @@ class LocalTrainer:
         )
         start = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
         fixed: State = {"start": start, "residual": feedback.owed(self._last, progress, tensors)}
-        return self._run(loop, progress, fixed, split, deliver, on_step)
+        return self._run(loop, progress, fixed, split, deliver, on_step, on_build)
 
-    def resume(self, deliver: Deliver | None = None, on_step: OnStep | None = None) -> Update:
+    def resume(
+        self,
+        deliver: Deliver | None = None,
+        on_step: OnStep | None = None,
+        on_build: OnBuild | None = None,
+    ) -> Update:
         """Finish the update that `unfinished` names.
 
         Where its episodes are no longer all there, or the base is another one, it starts again from its
@@ -180,7 +189,7 @@ class LocalTrainer:
             raise ArmfleetError("there is no unfinished update to resume")
         _, state = self._last
         fixed: State = {"start": state["start"], "residual": state.get("residual", {})}
-        split = self._split(progress.recipe, progress.episodes)
+        split = self._split(progress.recipe, progress.episodes, on_build)
         by_digest = {episode.digest: episode for episode in split.train}
         loop = self._prepare(progress.recipe)
         unchanged = progress.base_digest == self._base_digest and set(progress.episodes) <= by_digest.keys()
@@ -195,10 +204,11 @@ class LocalTrainer:
                 deliver,
                 on_step,
                 progress.normalisation,
+                on_build,
             )
         split = Split(tuple(by_digest[digest] for digest in progress.episodes), split.eval)
         logger.bind(update=progress.update_id).info("resumed at step {}", progress.step)
-        return self._run(loop, progress, fixed, split, deliver, on_step)
+        return self._run(loop, progress, fixed, split, deliver, on_step, on_build)
 
     def _run(
         self,
@@ -208,6 +218,7 @@ class LocalTrainer:
         split: Split,
         deliver: Deliver | None,
         on_step: OnStep | None,
+        on_build: OnBuild | None,
     ) -> Update:
         """Train, or go on training, one update; `fixed` is what stays in its checkpoints throughout: the
         version's adapter ("start") and what its codec owes from before ("residual")."""
@@ -215,16 +226,17 @@ class LocalTrainer:
         self._memory.reset()
         loop.begin(progress, start)
         self._save(loop, progress, fixed)
-        self._cache.serve(split, progress.prefixes)
+        self._cache.serve(split, progress.prefixes, on_build)
         samples = self._samples_of(split, "train", progress.normalisation)
         saved = time.monotonic()
+        self._energy.begin()
         while progress.step < steps:
             began = time.monotonic()
             losses, norm = loop.step(samples, progress.first_step + progress.step)
             shrunk = loop.micro_batch != progress.micro_batch
-            progress = progress.after_step(losses, norm, time.monotonic() - began).model_copy(
-                update={"micro_batch": loop.micro_batch, "scaler": loop.scaler_state()}
-            )
+            progress = progress.after_step(
+                losses, norm, time.monotonic() - began, self._energy.taken()
+            ).model_copy(update={"micro_batch": loop.micro_batch, "scaler": loop.scaler_state()})
             if on_step is not None:
                 total, count = (sum(x) for x in zip(*losses.values(), strict=True))
                 on_step(progress.step, steps, total / count)
@@ -272,7 +284,9 @@ class LocalTrainer:
         assert self._model is not None
         return self._model
 
-    def _split(self, recipe: Recipe, only: Collection[str] | None = None) -> Split:
+    def _split(
+        self, recipe: Recipe, only: Collection[str] | None = None, on_build: OnBuild | None = None
+    ) -> Split:
         """What trains and what evaluates; of the training episodes `only` these digests, where given: what an
         update does not need is not computed before it goes on."""
         split = self._episodes.read() if isinstance(self._episodes, EpisodeFolder) else self._episodes
@@ -282,7 +296,7 @@ class LocalTrainer:
         train = with_augmentations(train, recipe.augmentations)
         if only is not None:
             train = [episode for episode in train if episode.digest in only]
-        split = Split(tuple(filter(self._has_features, train)), tuple(filter(self._has_features, split.eval)))
+        split = self._with_features(Split(tuple(train), split.eval), on_build)
         if not split.train and only is None:
             raise ArmfleetError(
                 "there is nothing to train on: no admitted training episode",
@@ -290,16 +304,22 @@ class LocalTrainer:
             )
         return split
 
-    def _has_features(self, episode: Episode) -> bool:
-        """Whether an episode can be used; one with a damaged video is left out, with the cause in the log."""
-        try:
-            self._cache.admit(episode)
-        except ArmfleetError as error:
-            if error.code != ExitCode.EPISODE_DAMAGED:
-                raise
-            logger.bind(episode=episode.id).warning("left out of training: {}", error)
-            return False
-        return True
+    def _with_features(self, split: Split, on_build: OnBuild | None) -> Split:
+        """`split` with the first tier built; an episode with a damaged video is left out, with the cause in
+        the log."""
+        damaged: set[str] = set()
+        for episode in self._cache.without_features([*split.train, *split.eval], on_build):
+            try:
+                self._cache.admit(episode)
+            except ArmfleetError as error:
+                if error.code != ExitCode.EPISODE_DAMAGED:
+                    raise
+                logger.bind(episode=episode.id).warning("left out of training: {}", error)
+                damaged.add(episode.digest)
+        return Split(
+            tuple(episode for episode in split.train if episode.digest not in damaged),
+            tuple(episode for episode in split.eval if episode.digest not in damaged),
+        )
 
     def _samples_of(self, split: Split, which: str, normalisation: Statistics | None) -> Samples:
         episodes = split.train if which == "train" else split.eval

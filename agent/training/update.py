@@ -81,6 +81,8 @@ def make_update(
         trainable_parameters=measured.trainable,
         peak_memory_bytes=progress.peak_memory,
         peak_gpu_memory_bytes=progress.peak_gpu_memory,
+        energy_joules=progress.energy_joules,
+        recipe=progress.recipe.digest,
     )
     header = UpdateHeader(
         id=progress.update_id,
@@ -95,6 +97,7 @@ def make_update(
         metrics=metrics_of(record),
         calibrations=sorted(set(filter(None, calibrations)))[:MAX_CALIBRATIONS],
         seconds=record.seconds,
+        recipe=record.recipe,
     )
     return Update(header, data, record)
 

@@ -2,7 +2,8 @@
 
 Requests   train{version, folder, recipe, learning_rate} -> {started, update}
            status{} -> {training, update, step}
-Events     ready | progress{update, step, steps, loss} | update{id} | failed{what, kept, do, code}
+Events     ready | building{tier, episode, episodes} | progress{step, steps, loss} | update{id}
+           | failed{what, kept, do, code}
 
 Lowest CPU and I/O priority. SIGKILL is the ordinary way to stop it: on the next start an unfinished update
 goes on from its checkpoint. `update` is said after the update's folder got its name in the outbox and its
@@ -69,7 +70,10 @@ class TrainingWorker:
         left = self._trainer.unfinished()
         if left is not None:
             with self._lock:
-                self._begin(left.base_version, lambda: self._trainer.resume(self._deliver, self._on_step))
+                self._begin(
+                    left.base_version,
+                    lambda: self._trainer.resume(self._deliver, self._on_step, self._on_build),
+                )
 
     def train(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Handler of `train`: begins an update and returns at once.
@@ -91,7 +95,14 @@ class TrainingWorker:
             self._begin(
                 version,
                 lambda: self._trainer.train(
-                    tensors, version, recipe, learning_rate, self._deliver, self._on_step, normalisation
+                    tensors,
+                    version,
+                    recipe,
+                    learning_rate,
+                    self._deliver,
+                    self._on_step,
+                    normalisation,
+                    self._on_build,
                 ),
             )
         return {"started": True}
@@ -129,6 +140,10 @@ class TrainingWorker:
             self._history.append(update.record)
         except OSError as error:  # the update itself is safe
             logger.bind(update=update.header.id).warning("the history lacks this update: {}", error)
+
+    def _on_build(self, tier: str, number: int, count: int) -> None:
+        """Each one is told: an episode may take a minute."""
+        self._channel.emit("building", tier=tier, episode=number, episodes=count)
 
     def _on_step(self, step: int, steps: int, loss: float) -> None:
         if self._running is not None:

@@ -17,6 +17,7 @@ import numpy as np
 from shared.adapters import Tensors
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.module_patterns import alternatives
 from shared.policy.source import WEIGHTS, resolve_base
 from shared.recipe import Recipe
 
@@ -61,10 +62,12 @@ def initial_adapter(base: str | Path, recipe: Recipe) -> tuple[Tensors, dict[str
     """
     tensors: Tensors = {}
     target = re.compile(recipe.target_modules)
+    unused = {part: re.compile(part, target.flags) for part in alternatives(recipe.target_modules)}
     saved_seen: set[str] = set()
     for name, shape, read in _entries(resolve_base(base) / WEIGHTS):
         module, _, kind = name.rpartition(".")
         if target.fullmatch(module) and kind == "weight" and len(shape) == 2:
+            unused = {part: fits for part, fits in unused.items() if not fits.fullmatch(module)}
             outputs, inputs = shape
             a_name = f"{PEFT_PREFIX}{module}.lora_A.weight"
             bound = 1 / np.sqrt(inputs)
@@ -75,11 +78,11 @@ def initial_adapter(base: str | Path, recipe: Recipe) -> tuple[Tensors, dict[str
                 tensors[f"{PEFT_PREFIX}{name}"] = read()
                 saved_seen.add(saved)
     missing = sorted(set(recipe.modules_to_save) - saved_seen)
-    if missing or not any(".lora_A." in name for name in tensors):
+    if missing or unused:
         raise ArmfleetError(
             f"the recipe does not fit the base policy {base}: "
-            + (f"it has no {', '.join(missing)}" if missing else f"nothing matches {recipe.target_modules}"),
-            do="choose a recipe preset that fits the base",
+            + (f"it has no {', '.join(missing)}" if missing else f"nothing matches {' nor '.join(unused)}"),
+            do="choose a recipe preset that fits the base, or mend its lists of modules",
             code=ExitCode.BASE_MISMATCH,
         )
     return tensors, peft_config(base, recipe)

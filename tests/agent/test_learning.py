@@ -180,6 +180,21 @@ def test_lasting_cause_is_asked_again_only_after_a_pause(desk: Desk, way: str) -
     assert desk.learning.status()["fault"] == ""
 
 
+def test_the_cache_is_told_to_be_built_only_while_a_trainer_runs(desk: Desk) -> None:
+    building = {"tier": "features", "episode": 3, "episodes": 22}
+    desk.hold(candidate=1)
+    desk.tick()
+    desk.learning.on_event("building", building)
+    assert desk.learning.status()["progress"] == building
+    asyncio.run(desk.learning.give_way("the operator asked for record"))
+    assert desk.learning.status()["progress"] == {}
+    step = {"step": 2, "steps": 16, "loss": 0.5}
+    desk.learning.on_event("progress", step)
+    assert desk.learning.status()["progress"] == step, "done steps stay done"
+    desk.learning.on_event("failed", {"what": "the disk is full"})
+    assert desk.learning.status()["progress"] == {}
+
+
 def test_trainer_stays_loaded_for_a_while_then_gives_its_memory_back(desk: Desk) -> None:
     desk.hold(candidate=1)
     desk.tick()

@@ -13,7 +13,7 @@ from tests.agent.training.records import RED, made_record
 
 
 def test_every_family_has_help_type_and_rows_in_base_units() -> None:
-    lines = exposition(made_record(3, peak_gpu_memory_bytes=5)).splitlines()
+    lines = exposition(made_record(3, peak_gpu_memory_bytes=5, energy_joules=7.5)).splitlines()
     rows = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     families = {line.split(" ")[2] for line in lines if line.startswith("# TYPE")}
     assert {name.partition("{")[0] for name in rows} == families
@@ -21,6 +21,7 @@ def test_every_family_has_help_type_and_rows_in_base_units() -> None:
     assert rows[f'armfleet_update_action_mse{{task="{RED}"}}'] == "1.5"
     assert rows["armfleet_update_peak_memory_bytes"] == "900000000.0"
     assert rows["armfleet_update_peak_gpu_memory_bytes"] == "5.0"
+    assert rows["armfleet_update_energy_joules"] == "7.5"
     assert rows["armfleet_update_duration_seconds"] == "4.0"
     assert rows["armfleet_update_base_version"] == "3.0"
     assert float(rows["armfleet_update_finished_timestamp_seconds"]) == made_record(3).finished.timestamp()
@@ -30,6 +31,7 @@ def test_what_was_not_measured_is_not_there() -> None:
     page = exposition(made_record(eval_loss={}, action_mse={}))
     assert "eval_loss" not in page
     assert "gpu" not in page
+    assert "energy" not in page
     assert exposition(None) == ""
 
 

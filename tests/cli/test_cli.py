@@ -150,13 +150,26 @@ def test_a_workstation_shows_the_versions_it_holds_why_and_what_they_did_on_its_
     assert any("24" in line and "candidate" in line for line in lines)
 
 
-def test_the_status_of_an_agent_says_why_its_version_is_promoted_and_what_it_did():
+BUILDING = {"tier": "features", "episode": 3, "episodes": 22}
+
+
+@pytest.mark.parametrize(
+    ("progress", "words"),
+    [
+        (BUILDING, "training: building the cache: episode 3 of 22 (features)"),
+        ({"step": 2, "steps": 16, "loss": 0.25}, "training: step 2 of 16, loss 0.250"),
+        ({}, None),
+    ],
+)
+def test_the_status_of_an_agent_says_why_its_version_is_promoted_what_it_did_and_what_it_trains(
+    progress, words
+):
     exchange = {
         "last_check_in_s": 3.0,
         "refused": "",
         "outbox": {"updates": 0},
         "versions": HELD,
-        "training": {"progress": None, "fault": ""},
+        "training": {"progress": progress, "fault": ""},
     }
     status = {
         "activity": "idle",
@@ -170,6 +183,7 @@ def test_the_status_of_an_agent_says_why_its_version_is_promoted_and_what_it_did
     _, why = agent_words(status)
     assert "promoted: rolled back to, from version 22: worse in the field" in why
     assert "version 22, push: 0/3" in why
+    assert [line for line in why.splitlines() if line.startswith("training:")] == ([words] if words else [])
 
 
 def test_versions_asks_the_agent_where_there_is_no_coordinator(tmp_path, monkeypatch):

@@ -83,6 +83,16 @@ def test_the_plot_has_a_line_per_task_and_gaps_where_nothing_was_measured() -> N
     assert [ticks(x) for x in (1, 2, 3)] == ["1\nv0", "2\nv1", ""]
 
 
+def test_energy_is_shown_where_it_was_told() -> None:
+    records = [made_record(0), made_record(1, energy_joules=320.0, recipe="0123456789abcdef")]
+    *_, total, per_step = draw("bench-1", records).axes
+    assert total.lines[0].get_ydata() == pytest.approx([float("nan"), 320], nan_ok=True)
+    assert per_step.lines[0].get_ydata() == pytest.approx([float("nan"), 20], nan_ok=True)
+    first, second = (dict(zip(COLUMNS, row(record), strict=True)) for record in records)
+    assert (first["GPU energy, J"], first["recipe"]) == ("", "")
+    assert (second["GPU energy, J"], second["recipe"]) == ("320", "01234567")
+
+
 def test_plots_are_written_where_they_are_wanted(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

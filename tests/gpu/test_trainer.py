@@ -9,6 +9,7 @@ import torch
 from loguru import logger
 
 from agent.training.data import Split, separate
+from agent.training.energy import counter_of
 from agent.training.trainer import LocalTrainer
 from agent.training.update import Update
 from shared.adapters import Tensors
@@ -78,6 +79,19 @@ def test_an_update_is_resumed(tiny_base: Path, split: Split, tmp_path: Path) -> 
     update = trainer().resume()
     # Not to the byte, as on a CPU: some sums on a GPU have no fixed order.
     assert cosine(whole, decode(update.delta, tensors, update.header.codec)) > 0.999
+
+
+def test_the_energy_of_an_update_is_told(tiny_base: Path, split: Split, tmp_path: Path) -> None:
+    counter = counter_of("cuda")
+    before = counter()
+    if before is None:
+        pytest.skip("the driver of this GPU does not tell its energy")
+    update, _ = trained(tiny_base, split, tmp_path)
+    after, joules = counter(), update.record.energy_joules
+    assert after is not None
+    assert joules is not None
+    assert 0 <= joules <= after - before, "an update is part of what the card took"
+    assert after > before, "the counter stands still"
 
 
 def test_memory_that_runs_out_halves_the_pieces(tiny_base: Path, split: Split, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from agent.training.history import UpdateRecord
 from agent.training.update import Update
 
 RED, GREEN = "push the red cube to the left", "push the green cube to the right"
-COSTS = frozenset({"steps_per_second", "peak_memory_bytes", "peak_gpu_memory_bytes"})
+COSTS = frozenset({"steps_per_second", "peak_memory_bytes", "peak_gpu_memory_bytes", "energy_joules"})
 """Metrics that differ between two runs of the same update; the others follow from what it was made of."""
 BEGAN = datetime(2026, 5, 1, tzinfo=UTC)
 

@@ -11,8 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+from loguru import logger
 
 from agent.training import trainer as trainer_module
+from agent.training.building import announced
 from agent.training.cache import KEEP_FREE, TrainingCache
 from agent.training.checkpoint import load_checkpoint
 from agent.training.data import Episode, Split
@@ -249,6 +251,32 @@ def test_an_update_killed_while_prefixes_are_built_ends_as_if_it_had_not_been(
     assert started == [*digests(demos.train)[:2], digests(demos.train)[1]], "one episode's work was lost"
     assert resumed.delta == whole.delta
     assert repeatable(resumed) == repeatable(whole)
+
+
+def test_what_is_built_is_told_episode_by_episode_and_noted_once(
+    trainer: Callable, tensors: Tensors, recipe: Recipe, split: Split, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    lines: list[str] = []
+
+    def train(episodes: Split) -> None:
+        told.clear()
+        lines.clear()
+        made = trainer(tmp_path, episodes=episodes)
+        sink = logger.add(lines.append, level="INFO", format="{message}", filter=announced.__module__)
+        try:
+            made.train(tensors, 0, recipe, 2e-3, on_build=lambda *each: told.append(each))
+        finally:
+            logger.remove(sink)
+
+    train(Split(split.train[:3], ()))
+    assert told == [(tier, number, 3) for tier in ("features", "prefixes") for number in (1, 2, 3)]
+    assert ["no features yet of 3 of 3 episodes" in line for line in lines] == [True, False, False, False]
+    train(split)
+    assert told == [(tier, number, 2) for tier in ("features", "prefixes") for number in (1, 2)]
+    assert ["no prefixes yet of 2 of 5 episodes" in line for line in lines] == [False, False, True, False]
+    train(split)
+    assert (told, lines) == ([], [])
 
 
 @pytest.mark.usefixtures("fixed_id")

@@ -91,10 +91,10 @@ def test_metrics_per_task_are_summed_up_as_their_mean() -> None:
 
 
 def test_the_line_for_the_journal_leaves_out_what_was_not_measured() -> None:
-    full = made_record(peak_gpu_memory_bytes=2_000_000_000).in_words()
+    full = made_record(peak_gpu_memory_bytes=2_000_000_000, energy_joules=1234.5).in_words()
     assert full == (
         "trained 16 steps in 4.0 s: loss 0.3750, eval loss 0.7500, action MSE 1.5000, "
-        "gradient norm 1, at most 2, 900 MB of memory, 2000 MB on the GPU"
+        "gradient norm 1, at most 2, 900 MB of memory, 2000 MB on the GPU, 1234 J of the GPU"
     )
     assert made_record(eval_loss={}, action_mse={}).in_words() == (
         "trained 16 steps in 4.0 s: loss 0.3750, gradient norm 1, at most 2, 900 MB of memory"

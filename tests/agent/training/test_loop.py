@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import PeftModel
 
+from agent.training import loop as loop_module
 from agent.training.cache import TrainingCache
 from agent.training.checkpoint import Progress
 from agent.training.data import Split
 from agent.training.loop import Loop, seed_of
-from agent.training.loss import draw, flow_matching_loss
+from agent.training.loss import draw, flow_matching_loss, sample_actions
 from agent.training.samples import Samples, rows_of_step
 from shared.policy.adapter import adapter_parameters, add_adapter, set_tensors
 from shared.policy.base import load_base, load_processors
@@ -43,8 +44,13 @@ class Bench:
         for name in tensors:  # with B = 0 most gradients would vanish
             if "lora_B" in name:
                 tensors[name] = rng.normal(0, 0.05, tensors[name].shape).astype(np.float32)
-        set_tensors(self.model, tensors)
+        self._tensors = tensors
+        self.reset()
         self.start = {name: torch.from_numpy(array) for name, array in tensors.items()}
+
+    def reset(self) -> None:
+        """Put the adapter back to where it was."""
+        set_tensors(self.model, self._tensors)
 
     def loop(self, **fields: object) -> Loop:
         return Loop(self.policy, self.model, RECIPE.model_copy(update=fields), "station-a")
@@ -160,3 +166,53 @@ def test_the_optimisers_state_begins_afresh_only_where_the_recipe_says_so(bench:
     assert {float(count) for count in loop.state()["count"].values()} == {2.0 if keep else 1.0}
     bench.step(loop, step=1)  # goes on with an update
     assert {float(count) for count in loop.state()["count"].values()} == {3.0 if keep else 2.0}
+
+
+def test_gradient_descent_has_plain_momentum_and_shrinks_the_weights_apart_from_it(bench: Bench) -> None:
+    """On a copy of the parameters, by hand (SGDW, arXiv 1711.05101, algorithm 1)."""
+    rate, momentum, decay = 0.1, 0.5, 0.3
+    loop = bench.loop(optimiser="sgd", betas=(momentum, 0.9), weight_decay=decay, clip=1e-3)
+    weights = {name: tensor.clone() for name, tensor in bench.start.items()}
+    speed = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    try:
+        for _ in range(2):
+            bench.step(loop, learning_rate=rate)
+            for name, parameter in adapter_parameters(bench.model).items():
+                assert parameter.grad is not None
+                speed[name] = momentum * speed[name] + parameter.grad
+                weights[name] = (1 - rate * decay) * weights[name] - rate * speed[name]
+                torch.testing.assert_close(parameter.detach(), weights[name])
+        assert loop.state().keys() == {"now", "momentum"}
+        torch.testing.assert_close(loop.state()["momentum"], speed)
+    finally:
+        bench.reset()
+
+
+def test_one_optimisers_moments_are_of_no_use_to_the_other(bench: Bench) -> None:
+    adam = bench.loop()
+    bench.step(adam)
+    descent = bench.loop(optimiser="sgd")
+    assert descent.restore(adam.state(), parameters=True)
+    assert descent.state().keys() == {"now"}
+    bench.step(descent)
+    assert adam.restore(descent.state(), parameters=True)
+    assert adam.state().keys() == {"now"}
+
+
+def test_sampled_actions_that_do_not_fit_in_memory_are_sampled_fewer_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that runs out can't be produced here: sampling refuses more than 3 frames."""
+    loop, sizes = bench.loop(), []
+
+    def limited(policy: object, prefix: object, state: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(state))
+        if len(state) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return sample_actions(policy, prefix, state, noise)
+
+    whole = loop.action_errors(bench.samples)
+    monkeypatch.setattr(loop_module, "sample_actions", limited)
+    assert loop.action_errors(bench.samples) == pytest.approx(whole, rel=1e-4)
+    assert sizes[:4] == [6, 3, 3, 2]
+    assert loop.micro_batch == 3

@@ -94,6 +94,7 @@ def kill_after(steps: int) -> dict[str, Callable]:
         {
             "mu": st.sampled_from([0.0, 0.5]),
             "keep_optimiser": st.booleans(),
+            "optimiser": st.sampled_from(["adamw", "sgd"]),
             "mask_padding": st.booleans(),
             "delay": st.sampled_from([0, 3]),
             "augmentations": st.sampled_from([0, 1]),
@@ -114,6 +115,7 @@ def kill_after(steps: int) -> dict[str, Callable]:
     asked={
         "mu": 0.5,
         "keep_optimiser": True,
+        "optimiser": "adamw",
         "mask_padding": True,
         "delay": 3,
         "augmentations": 1,
@@ -121,6 +123,12 @@ def kill_after(steps: int) -> dict[str, Callable]:
     },
     options={"precision": "fp16", "micro_batch": 4, "checkpoint_s": 0.0},
     limit=3,
+)
+@example(
+    lives=[3],
+    asked={"optimiser": "sgd"},
+    options={"precision": "fp16", "micro_batch": None, "checkpoint_s": 0.0},
+    limit=BATCH,
 )
 @settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_update_is_resumed_to_the_same_bytes(

@@ -59,6 +59,8 @@ def test_an_update_is_what_its_header_says(
     assert header.metrics["trainable_parameters"] == sum(array.size for array in tensors.values())
     assert header.metrics["peak_memory_bytes"] > 100e6, "torch alone takes more"
     assert header.metrics["learning_rate"] == 2e-3
+    assert "energy_joules" not in header.metrics, "a processor tells none"
+    assert header.recipe == update.record.recipe == recipe.digest
     assert [step for step, _, _ in steps] == [1, 2, 3, 4, 5]
     delta = decode(update.delta, tensors, header.codec)
     assert all(np.abs(array).max() > 0 for array in delta.values())

@@ -136,6 +136,8 @@ def test_update_survives_sigkill_in_the_middle(
     refused = daemon.request("train", **order | {"folder": str(tmp_path / "gone")})
     assert "can't be read" in refused["error"]["what"]
     assert daemon.request("train", **order)["result"] == {"started": True}
+    built = [daemon.until("building") for _ in range(2)]
+    assert [event["tier"] for event in built] == ["features", "prefixes"]
     daemon.until("progress")
     assert 1 < daemon.until("progress")["step"] < 400  # a second later, with a checkpoint after each step
     daemon.kill()
@@ -146,6 +148,7 @@ def test_update_survives_sigkill_in_the_middle(
     assert daemon.request("train", **order | {"version": 1})["result"] == {"started": False}
     assert daemon.request("train", **order)["result"] == {"started": True}
     update_id = daemon.until("update")["id"]
+    assert not [e for e in daemon.events if e.get("event") == "building"], "the cache is there"
     assert min(e["step"] for e in daemon.events if e.get("event") == "progress") > 1
     (folder,) = outbox.iterdir()
     header = UpdateHeader.model_validate_json((folder / "header.json").read_text())

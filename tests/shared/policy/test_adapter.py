@@ -12,6 +12,7 @@ from shared import adapters
 from shared.adapters import Contribution, Manifest, Tensors
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.module_patterns import either
 from shared.normalisation import Statistics, measured
 from shared.policy.adapter import add_adapter, get_tensors, live_digest, set_tensors
 from shared.policy.base import action_spread, load_base, load_processors
@@ -19,7 +20,7 @@ from shared.policy.chunker import Chunker
 from shared.policy.digest import base_digest
 from shared.policy.initial import initial_adapter, peft_config
 from shared.policy.rtc import Guidance
-from shared.recipe import PRESETS, Recipe
+from shared.recipe import ATTENTION, PRESETS, Recipe
 
 TASKS = ["push the red cube to the left", "pull the blue cube back"]
 WIDE = Recipe.model_validate(PRESETS["wide"])
@@ -263,8 +264,22 @@ def test_a_partial_adapter_changes_nothing(tiny_base: Path, trained: Tensors) ->
 def test_a_recipe_that_does_not_fit_the_base_is_refused(tiny_base: Path) -> None:
     with pytest.raises(ArmfleetError, match="nothing matches"):
         initial_adapter(tiny_base, Recipe(target_modules=r"no\.such\.module"))
+    listed = Recipe(target_modules=either([ATTENTION, r".*\.misspelt"]))
+    with pytest.raises(ArmfleetError, match=r"nothing matches \(\?:\.\*\\\.misspelt\)\. "):
+        initial_adapter(tiny_base, listed)
     with pytest.raises(ArmfleetError, match="it has no imagined_proj"):
         initial_adapter(tiny_base, Recipe(modules_to_save=("action_out_proj", "imagined_proj")))
+
+
+def test_a_list_of_modules_is_what_peft_adapts_too(tiny_base: Path) -> None:
+    layer = "model.vlm_with_expert.lm_expert.layers.0.self_attn."
+    recipe = Recipe(target_modules=either([layer + "q_proj", r".*lm_expert.*\.v_proj"]))
+    tensors, _ = initial_adapter(tiny_base, recipe)
+    model = add_adapter(load_base(tiny_base), recipe)
+    set_tensors(model, tensors)
+    adapted = {name.split(".lora_A")[0].rpartition(".")[2] for name in tensors if ".lora_A." in name}
+    assert adapted == {"q_proj", "v_proj"}
+    assert sum(".q_proj.lora_A." in name for name in tensors) == 1
 
 
 def test_no_local_path_travels_with_an_adapter(tiny_base: Path) -> None:
