@@ -5,6 +5,7 @@ one update and are the same after a restart, since they come from the history.
 """
 
 from agent.training.history import UpdateRecord
+from shared.tasks import START_LOSS, START_MSE
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "armfleet_update_"
@@ -12,6 +13,8 @@ PER_TASK = {
     "train_loss": "Mean training loss.",
     "eval_loss": "Loss on evaluation episodes.",
     "action_mse": "Mean squared error of sampled actions on evaluation episodes, normalised units.",
+    START_LOSS: "Loss on evaluation episodes of the version that it began from.",
+    START_MSE: "As action_mse, of the version that it began from.",
 }
 SCALARS = {
     "learning_rate": "Of its steps.",

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from cli.demo.layout import STAMP
 from cli.doctor.finding import JOIN_GROUP
+from cli.measured_words import simulation_words, station_words
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.metrics import wilson
@@ -106,6 +107,8 @@ def coordinator_words(status: dict[str, Any]) -> tuple[str, str]:
         f"promoted: {promoted['why']}",
         f"in the field: {status['field']['now']}",
         *(f"version {promoted['version']}, {words}" for words in field_words(promoted["field"])),
+        *(f"in simulation, {words}" for words in simulation_words(promoted["evaluation"])),
+        *(f"on evaluation episodes, {words}" for words in station_words(promoted["at_stations"])),
         f"rounds: {status['aggregation']['now']}",
         f"evaluation: {status['evaluation']['now']}",
         f"exchange: {status['exchange']['now']}; training is {_wanted(status['exchange']['training'])}",
@@ -203,16 +206,17 @@ def show_versions(coordinator: Path, agent: Path) -> None:
         Console().print(held_versions(UdsClient(agent).get("/versions")))
         return
     table = Table()
-    for title in ("version", "state", "why", "success", "on the arms", "made of (staleness)"):
+    for title in ("version", "state", "why", "success in simulation", "on the arms", "made of (staleness)"):
         table.add_column(title, overflow="fold")
     for version in UdsClient(coordinator).get("/versions")["versions"]:
-        evaluation = version["evaluation"] or {"known": {}, "unseen": {}}
-        rates = {**evaluation["known"], **evaluation["unseen"]}
+        measured = simulation_words(version["evaluation"])
+        if words := station_words(version["at_stations"]):  # a column more leaves none room in 80 characters
+            measured += ["on evaluation episodes:", *words]
         table.add_row(
             str(version["version"]),
             version["state"],
             escape(version["why"]),
-            "\n".join(f"{task} {c['successes']}/{c['rollouts']}" for task, c in rates.items()),
+            escape("\n".join(measured)),
             escape("\n".join(field_words(version["field"]))),
             _made_of(version),
         )

@@ -21,6 +21,7 @@ from coordinator.enrolment.invitations import Invitations
 from coordinator.enrolment.setup import invite
 from coordinator.evaluation.jobs import EvaluationJobs
 from coordinator.evaluation.runner import EvaluationRunner
+from coordinator.evaluation.unseen import may_train, warning
 from coordinator.exchange import app_bundle
 from coordinator.exchange.desk import CheckInDesk
 from coordinator.exchange.run_keeper import RunKeeper
@@ -83,6 +84,8 @@ class Daemon:
                 fit the base.
         """
         check_delay(config.policy.base, config.recipe)
+        if taught := may_train(config.evaluation, config.recipe):
+            logger.warning("{}", warning(list(taught.values()), config.recipe))
         self._config, state = config, config.state
         self._fleet = fleets.read(state)
         self._registry = Registry(state)

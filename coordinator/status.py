@@ -7,14 +7,18 @@ from typing import Any
 from coordinator.config import CoordinatorConfig
 from coordinator.enrolment.fleet import Fleet
 from coordinator.evaluation.runner import EvaluationRunner
+from coordinator.evaluation.unseen import may_train
 from coordinator.exchange.desk import CheckInDesk
 from coordinator.exchange.run_keeper import RunKeeper
 from coordinator.field_watch import FieldWatch
+from coordinator.generalisation import generalisation, kind
 from coordinator.promotion import rate
 from coordinator.registry.registry import Registry
 from coordinator.registry.versions import Evaluation
 from coordinator.rounds import Rounds
+from coordinator.station_measures import Told, means_over_stations
 from shared.messages import FieldResult
+from shared.metrics import wilson
 
 
 class Reporter:
@@ -42,7 +46,7 @@ class Reporter:
         return {
             "fleet": self._fleet.name,
             "base_digest": self._fleet.base_digest,
-            "promoted": {"version": promoted, "why": decision.reason, "field": self._field_results(promoted)},
+            "promoted": {"version": promoted, "why": decision.reason, **self._measured(promoted)},
             "field": {"now": self._field.sentence},
             "newest": self._registry.newest(),
             "rounds": self._config.aggregation.rounds,
@@ -108,7 +112,6 @@ class Reporter:
         answer = []
         for row in self._registry.index.versions():
             manifest = self._registry.versions.manifest(row.number)
-            evaluation = self._registry.versions.evaluation(row.number)
             answer.append(
                 {
                     "version": row.number,
@@ -119,11 +122,38 @@ class Reporter:
                     "tensors_digest": row.tensors_digest,
                     "contributions": [part.model_dump() for part in manifest.contributions],
                     "remembered": [part.model_dump() for part in manifest.remembered],
-                    "evaluation": _evaluation(evaluation) if evaluation else None,
-                    "field": self._field_results(row.number),
+                    **self._measured(row.number),
                 }
             )
         return answer
+
+    def _measured(self, version: int) -> dict[str, Any]:
+        """What a version can do: in simulation, on stations' evaluation episodes, on the arms."""
+        evaluation = self._registry.versions.evaluation(version)
+        told = [Told(row.node, row.measured, row.tasks) for row in self._registry.index.began_from(version)]
+        return {
+            "evaluation": self._evaluation_of(evaluation) if evaluation else None,
+            "at_stations": [vars(mean) for mean in means_over_stations(told)],
+            "field": self._field_results(version),
+        }
+
+    def _evaluation_of(self, evaluation: Evaluation) -> dict[str, Any]:
+        settings = self._config.evaluation
+        taught = may_train(settings, self._config.recipe)
+        known = {*evaluation.known, *(task.key for task in settings.tasks)}
+        kinds = {task: "may train" if task in taught else kind(task, known) for task in evaluation.unseen}
+        kept = {task: outcomes for task, outcomes in evaluation.unseen.items() if kinds[task] != "may train"}
+        score = generalisation(evaluation.known, kept)
+        return {
+            "known": {task: _counts(outcomes) for task, outcomes in evaluation.known.items()},
+            "unseen": {
+                task: {**_counts(outcomes), "kind": kinds[task]}
+                for task, outcomes in evaluation.unseen.items()
+            },
+            "generalisation": vars(score) if score else None,
+            "seconds": evaluation.seconds,
+            "finished": evaluation.finished.isoformat(),
+        }
 
     def _field_results(self, version: int) -> list[dict[str, Any]]:
         """By task, of all stations together: labelled rollouts, interventions where counted, unsafe arms."""
@@ -134,19 +164,10 @@ class Reporter:
         return [_together(task, results) for task, results in sorted(told.items())]
 
 
-def _evaluation(evaluation: Evaluation) -> dict[str, Any]:
-    def counts(results: dict[str, list[int]]) -> dict[str, dict[str, float]]:
-        return {
-            task: {"successes": sum(outcomes), "rollouts": len(outcomes), "rate": rate(outcomes)}
-            for task, outcomes in results.items()
-        }
-
-    return {
-        "known": counts(evaluation.known),
-        "unseen": counts(evaluation.unseen),
-        "seconds": evaluation.seconds,
-        "finished": evaluation.finished.isoformat(),
-    }
+def _counts(outcomes: Sequence[int]) -> dict[str, Any]:
+    """With the Wilson 95 % interval of the rate."""
+    won, tried = sum(outcomes), len(outcomes)
+    return {"successes": won, "rollouts": tried, "rate": rate(outcomes), "wilson": list(wilson(won, tried))}
 
 
 def _together(task: str, results: Sequence[FieldResult]) -> dict[str, Any]:

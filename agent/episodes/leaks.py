@@ -22,6 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from shared.tasks import plain_task
+
 POINTS_PER_S = 3.0
 POINTS = 24
 """Points that a trace has at least, where the episode has as many frames."""
@@ -175,8 +177,3 @@ class LeakGuard:
         if key not in self._known:
             self._known[key] = near_duplicate(trace, state, action)
         return self._known[key]
-
-
-def plain_task(task: str) -> str:
-    """An instruction without what does not tell two apart: case, spaces, a full stop."""
-    return " ".join(task.casefold().split()).rstrip(".! ")

@@ -19,6 +19,22 @@ from shared.normalisation import Statistics
 from shared.recipe import Recipe
 
 FORMAT = 1
+VERSION_STEPS = 32
+"""Steps that a node trains at least from one measurement of a version to the next. By the default recipe that
+is every second update, and a fiftieth of its computing for each task that is evaluated."""
+
+
+class VersionMeasured(BaseModel):
+    """What a version did on the node's evaluation episodes, per task."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    digest: str
+    """Of its tensors and normalisation (`shared.adapters.digest`)."""
+    total_steps: int
+    """Steps that the node had trained by then."""
+    loss: dict[str, float]
+    action_mse: dict[str, float]
 
 
 class Progress(BaseModel):
@@ -44,6 +60,8 @@ class Progress(BaseModel):
     """Frames that go through the policy at once; None: the whole batch."""
     scaler: ScalerState = {}
     """Of fp16."""
+    version: VersionMeasured | None = None
+    """The version that was measured last: this update's, or one of before."""
     step: int = 0
     """Steps done of this update."""
     first_step: int
@@ -87,6 +105,17 @@ class Progress(BaseModel):
                 "energy_joules": None if before is None or joules is None else before + joules,
             }
         )
+
+    def version_is_due(self, digest: str) -> bool:
+        """Whether the update's version, by its digest, is to be measured before the first step."""
+        last = self.version
+        if self.step or last is None:
+            return self.step == 0
+        return last.digest != digest and self.first_step - last.total_steps >= VERSION_STEPS
+
+    def measured_of(self, digest: str) -> VersionMeasured | None:
+        """What was measured of the version of this digest; None: nothing, or it was long ago."""
+        return self.version if self.version is not None and self.version.digest == digest else None
 
 
 State = dict[str, dict[str, torch.Tensor]]

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from loguru import logger
 
 from agent.episodes.held_out import PURGED, read_held_out
-from agent.episodes.leaks import HeldOut, LeakGuard, plain_task, read_trace, trace_of
+from agent.episodes.leaks import HeldOut, LeakGuard, read_trace, trace_of
 from agent.episodes.record import FILE, EpisodeRecord, read_record
 from agent.episodes.split import content_digest
 from agent.episodes.trash import TRASH
@@ -24,6 +24,7 @@ from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import IN_PROGRESS
 from shared.policy.rtc import CONTROL_HZ
+from shared.tasks import plain_task
 
 IMAGES = "observation.images."
 Frames = Mapping[str, np.ndarray]

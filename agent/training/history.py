@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from shared.files import write_atomic
 from shared.messages import Id, RecipeDigest
+from shared.tasks import START_LOSS, START_MSE
 
 FILE = "history.jsonl"
 KEEP = 1000
@@ -48,6 +49,10 @@ class UpdateRecord(BaseModel):
     eval_loss: dict[str, float] = {}
     action_mse: dict[str, float] = {}
     """Mean squared error of sampled actions, in normalised units (`Loop.action_errors`)."""
+    start_loss: dict[str, float] = {}
+    """As `eval_loss`, of the version that it began from; empty where that was not measured."""
+    start_mse: dict[str, float] = {}
+    """As `action_mse`, likewise."""
     gradient_norm: float
     """Mean over steps of the gradient's L2 norm, before it is clipped."""
     gradient_norm_max: float
@@ -65,7 +70,13 @@ class UpdateRecord(BaseModel):
     @property
     def per_task(self) -> dict[str, dict[str, float]]:
         """Metric to task to value, those that were measured."""
-        found = {"train_loss": self.train_loss, "eval_loss": self.eval_loss, "action_mse": self.action_mse}
+        found = {
+            "train_loss": self.train_loss,
+            "eval_loss": self.eval_loss,
+            "action_mse": self.action_mse,
+            START_LOSS: self.start_loss,
+            START_MSE: self.start_mse,
+        }
         return {name: values for name, values in found.items() if values}
 
     @property
@@ -88,7 +99,12 @@ class UpdateRecord(BaseModel):
     def in_words(self) -> str:
         """One line for the journal."""
         now = self.scalars
-        evaluated = [("eval loss", "eval_loss"), ("action MSE", "action_mse")]
+        evaluated = [
+            ("eval loss", "eval_loss"),
+            ("action MSE", "action_mse"),
+            ("the version's eval loss", START_LOSS),
+            ("the version's action MSE", START_MSE),
+        ]
         parts = [
             f"trained {self.steps} steps in {self.seconds:.1f} s: loss {now['train_loss']:.4f}",
             *(f"{words} {now[name]:.4f}" for words, name in evaluated if name in now),

@@ -5,8 +5,9 @@
 
 Life of an update: once the pictures are encoded, `train` writes a checkpoint, then at most every
 `checkpoint_s`, and after the last step; `deliver` puts the result where it belongs; a last checkpoint says
-so and keeps the optimiser's moments, and what the codec left out, for the next update. Killed anywhere in
-between, `resume` in a new process ends with the same update: same id, same bytes.
+so and keeps the optimiser's moments, and what the codec left out, for the next update. Now and then
+(`VERSION_STEPS`) the version itself is measured on the evaluation episodes, before the first step. Killed
+anywhere in between, `resume` in a new process ends with the same update: same id, same bytes.
 """
 
 import time
@@ -27,7 +28,7 @@ from agent.training import feedback
 from agent.training.augmentation import with_augmentations
 from agent.training.building import OnBuild
 from agent.training.cache import TrainingCache
-from agent.training.checkpoint import Progress, State, load_checkpoint, save_checkpoint
+from agent.training.checkpoint import Progress, State, VersionMeasured, load_checkpoint, save_checkpoint
 from agent.training.data import EpisodeFolder, Split, without_tasks
 from agent.training.energy import GpuEnergy
 from agent.training.loop import Loop
@@ -36,7 +37,7 @@ from agent.training.parameters import number_of, write_trainable
 from agent.training.precision import Precision, resolve
 from agent.training.samples import Samples
 from agent.training.update import Measured, Update, make_update
-from shared.adapters import Tensors
+from shared.adapters import Tensors, digest
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import remove_in_progress
@@ -165,6 +166,7 @@ class LocalTrainer:
             micro_batch=min(self._micro_batch or recipe.batch, recipe.batch),
             scaler=before.scaler if before else {},
             first_step=before.first_step + before.step if before else 0,
+            version=before.version if before and before.base_digest == self._base_digest else None,
         )
         start = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
         fixed: State = {"start": start, "residual": feedback.owed(self._last, progress, tensors)}
@@ -223,10 +225,14 @@ class LocalTrainer:
         """Train, or go on training, one update; `fixed` is what stays in its checkpoints throughout: the
         version's adapter ("start") and what its codec owes from before ("residual")."""
         start, steps = fixed["start"], progress.recipe.steps
+        version = digest({name: tensor.numpy() for name, tensor in start.items()}, progress.normalisation)
         self._memory.reset()
         loop.begin(progress, start)
         self._save(loop, progress, fixed)
         self._cache.serve(split, progress.prefixes, on_build)
+        if split.eval and progress.version_is_due(version):
+            progress = self._measure_version(loop, progress, split, version)
+            self._save(loop, progress, fixed)
         samples = self._samples_of(split, "train", progress.normalisation)
         saved = time.monotonic()
         self._energy.begin()
@@ -244,7 +250,9 @@ class LocalTrainer:
                 self._save(loop, progress, fixed)
                 saved = time.monotonic()
             self._pause(time.monotonic() - began)
-        measured = self._measure(loop, split, progress.normalisation)
+        trainable = number_of(adapter_parameters(self._required_model()))
+        held_out = self._held_out(loop, split, progress.normalisation)
+        measured = Measured(datetime.now(UTC), *held_out, trainable, progress.measured_of(version))
         now = {name: tensor.cpu() for name, tensor in loop.state()["now"].items()}
         delta = {name: (now[name] - start[name]).numpy() for name in now}
         wanted = feedback.with_residual(delta, fixed["residual"])
@@ -258,13 +266,23 @@ class LocalTrainer:
         self._save(loop, progress.model_copy(update={"delivered": True}), fixed | {"residual": residual})
         return update
 
-    def _measure(self, loop: Loop, split: Split, normalisation: Statistics | None) -> Measured:
-        trainable = number_of(adapter_parameters(self._required_model()))
+    def _measure_version(self, loop: Loop, progress: Progress, split: Split, version: str) -> Progress:
+        """`progress`, with what the version of this digest does before the first step."""
+        losses, errors = self._held_out(loop, split, progress.normalisation)
+        measured = VersionMeasured(
+            digest=version, total_steps=progress.first_step, loss=losses, action_mse=errors
+        )
+        # Memory may have run out meanwhile: a resumed update goes on with as few frames at once.
+        return progress.model_copy(update={"version": measured, "micro_batch": loop.micro_batch})
+
+    def _held_out(
+        self, loop: Loop, split: Split, normalisation: Statistics | None
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Loss and action error per task on the evaluation episodes; empty without any."""
         if not split.eval:
-            return Measured(datetime.now(UTC), {}, {}, trainable)
+            return {}, {}
         samples = self._samples_of(split, "eval", normalisation)
-        losses, errors = loop.evaluate(samples), loop.action_errors(samples)
-        return Measured(datetime.now(UTC), losses, errors, trainable)
+        return loop.evaluate(samples), loop.action_errors(samples)
 
     def _prepare(self, recipe: Recipe) -> Loop:
         """The loop for `recipe`, with the moments of the node's previous update where they fit."""

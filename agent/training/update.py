@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from agent.training.checkpoint import Progress
+from agent.training.checkpoint import Progress, VersionMeasured
 from agent.training.history import UpdateRecord
 from shared.codec import encode
 from shared.files import durable_folder, sha256
 from shared.messages import UpdateHeader
+from shared.tasks import START_LOSS, START_MSE, metric_name
 
 HEADER, DELTA = "header.json", "delta.bin"
-_METRIC_LENGTH = 41
 MAX_CALIBRATIONS = MAX_METRICS = 64
 """As many as `shared.messages.UpdateHeader` lets pass."""
 
@@ -36,12 +35,14 @@ class Update:
 @dataclass(frozen=True)
 class Measured:
     """After the last step: `eval_loss` and `action_mse` per task on evaluation episodes, empty without any;
-    `trainable`, how many numbers trained."""
+    `trainable`, how many numbers trained; `version`, the same two of the version that the update began from,
+    where it was measured."""
 
     finished: datetime
     eval_loss: Mapping[str, float]
     action_mse: Mapping[str, float]
     trainable: int
+    version: VersionMeasured | None
 
 
 def make_update(
@@ -76,6 +77,8 @@ def make_update(
         train_loss={t: progress.loss_sums[t] / progress.loss_counts[t] for t in sorted(progress.loss_sums)},
         eval_loss=dict(measured.eval_loss),
         action_mse=dict(measured.action_mse),
+        start_loss=measured.version.loss if measured.version else {},
+        start_mse=measured.version.action_mse if measured.version else {},
         gradient_norm=progress.gradient_norm_sum / progress.step,
         gradient_norm_max=progress.gradient_norm_max,
         trainable_parameters=measured.trainable,
@@ -104,11 +107,15 @@ def make_update(
 
 def metrics_of(record: UpdateRecord) -> dict[str, float]:
     """What the header says of `record` besides its losses: numbers for the whole update first, then as many
-    tasks as have room. What overflowed is left out: it is worth no update."""
+    tasks as have room, first those that the coordinator reads. What overflowed is left out: it is worth no
+    update."""
+    found = record.per_task
     per_task = {
-        metric_name(f"{name}_", task): value
-        for name in ("eval_loss", "action_mse")
-        for task, value in record.per_task.get(name, {}).items()
+        metric_name(f"{name}_", task): found[name][task]
+        for pair in ((START_LOSS, START_MSE), ("eval_loss", "action_mse"))
+        for task in sorted({*found.get(pair[0], ()), *found.get(pair[1], ())})
+        for name in pair
+        if task in found.get(name, ())
     }
     finite = ((name, _short(x)) for name, x in (record.scalars | per_task).items() if math.isfinite(x))
     return dict(islice(finite, MAX_METRICS))
@@ -118,11 +125,6 @@ def _short(value: float) -> float:
     """Four significant digits, a count in full: nobody reads more, and a number of eight digits on the wire
     can't be told from a recorded joint's value (steps/s and joints are both ratios of small integers)."""
     return value if float(value).is_integer() else float(f"{value:.4g}")
-
-
-def metric_name(prefix: str, task: str) -> str:
-    """A metric's name for an instruction: what `shared.messages` lets pass."""
-    return (prefix + re.sub(r"[^a-z0-9]+", "_", task.lower()).strip("_"))[:_METRIC_LENGTH]
 
 
 def write_update(outbox: Path, update: Update) -> Path:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import Engine, Select, create_engine, func, select
+from sqlalchemy import JSON, Engine, Select, create_engine, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 
@@ -30,7 +30,7 @@ class UpdateRow(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     node: Mapped[str] = mapped_column(index=True)
-    base_version: Mapped[int]
+    base_version: Mapped[int] = mapped_column(index=True)
     received: Mapped[float]
     """Seconds since the epoch."""
     bytes: Mapped[int]
@@ -39,6 +39,10 @@ class UpdateRow(Base):
     version: Mapped[int | None] = mapped_column(index=True)
     """The version it went into; None while it waits."""
     staleness: Mapped[int | None]
+    measured: Mapped[dict[str, float]] = mapped_column(JSON)
+    """What its header says of the version that it began from."""
+    tasks: Mapped[list[str]] = mapped_column(JSON)
+    """Sentences that its header names."""
 
 
 class VersionRow(Base):
@@ -84,6 +88,11 @@ class Index:
     def waiting(self) -> list[UpdateRow]:
         """Accepted updates that no version contains, oldest first."""
         query = select(UpdateRow).where(UpdateRow.version.is_(None), UpdateRow.refused == "")
+        return self._all(query.order_by(UpdateRow.received, UpdateRow.id))
+
+    def began_from(self, version: int) -> list[UpdateRow]:
+        """Accepted updates that began from `version`, oldest first."""
+        query = select(UpdateRow).where(UpdateRow.base_version == version, UpdateRow.refused == "")
         return self._all(query.order_by(UpdateRow.received, UpdateRow.id))
 
     def latest_of(self, node: str, count: int) -> list[str]:

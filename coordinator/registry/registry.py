@@ -30,6 +30,7 @@ from shared.exit_codes import ExitCode
 from shared.messages import UpdateHeader
 from shared.normalisation import Statistics
 from shared.recipe import Recipe
+from shared.tasks import START_LOSS, START_MSE
 
 NO_RULE = Rule(0.0, 0.0, 1.0, 1)
 """Of versions that were not made from updates."""
@@ -346,4 +347,6 @@ def _update_row(header: UpdateHeader, received: Received, size: int) -> UpdateRo
         refused=received.refused,
         version=None,
         staleness=None,
+        measured={k: v for k, v in header.metrics.items() if k.startswith((START_LOSS, START_MSE))},
+        tasks=list(header.losses),
     )

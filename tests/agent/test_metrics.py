@@ -13,12 +13,16 @@ from tests.agent.training.records import RED, made_record
 
 
 def test_every_family_has_help_type_and_rows_in_base_units() -> None:
-    lines = exposition(made_record(3, peak_gpu_memory_bytes=5, energy_joules=7.5)).splitlines()
+    record = made_record(
+        3, peak_gpu_memory_bytes=5, energy_joules=7.5, start_loss={RED: 0.5}, start_mse={RED: 2.0}
+    )
+    lines = exposition(record).splitlines()
     rows = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     families = {line.split(" ")[2] for line in lines if line.startswith("# TYPE")}
     assert {name.partition("{")[0] for name in rows} == families
     assert families == {line.split(" ")[2] for line in lines if line.startswith("# HELP")}
     assert rows[f'armfleet_update_action_mse{{task="{RED}"}}'] == "1.5"
+    assert rows[f'armfleet_update_start_loss{{task="{RED}"}}'] == "0.5"
     assert rows["armfleet_update_peak_memory_bytes"] == "900000000.0"
     assert rows["armfleet_update_peak_gpu_memory_bytes"] == "5.0"
     assert rows["armfleet_update_energy_joules"] == "7.5"

@@ -108,9 +108,46 @@ def test_every_exit_code_has_its_paragraph():
     assert documented == {int(code): code.name for code in ExitCode}
 
 
+MEASURED = {
+    "evaluation": {
+        "known": {"pull_red": {"successes": 16, "rollouts": 20, "wilson": [0.584, 0.919]}},
+        "unseen": {
+            "pull_blue": {
+                "successes": 2,
+                "rollouts": 20,
+                "wilson": [0.028, 0.301],
+                "kind": "unseen combination",
+            }
+        },
+        "generalisation": {"score": 0.125, "low": 0.034, "high": 0.4},
+    },
+    "at_stations": [{"task": "pull the red cube back", "loss": 0.51234, "action_mse": 0.25, "stations": 2}],
+    "field": [FIELD],
+}
+SHOWN = (
+    "pull_red: 16/20 [58%-92%]",
+    "pull_blue: 2/20 [3%-30%] (unseen combination)",
+    "generalisation: 0.12 [0.03-0.40]",
+    "pull the red cube back: loss 0.5123, action MSE 0.25, 2 stations",
+    "push: 14/20 [48%-85%], 3 interventions",
+)
+
+
+def test_the_versions_of_a_coordinator_say_what_each_can_do(tmp_path, monkeypatch):
+    (tmp_path / "c.sock").touch()
+    version = {"version": 20, "state": "promoted", "why": "better", "contributions": [], "remembered": []}
+    fresh = {**version, "version": 21, "evaluation": None, "at_stations": [], "field": []}
+    answer = {"versions": [{**version, **MEASURED}, fresh]}
+    monkeypatch.setattr("cli.status.UdsClient.get", lambda client, path: answer)
+    monkeypatch.setenv("COLUMNS", "300")
+    result = RUNNER.invoke(app, ["versions", "--socket", str(tmp_path / "c.sock")])
+    assert result.exit_code == 0, result.output
+    assert [words for words in SHOWN if words not in result.output] == []
+
+
 def test_the_status_of_a_coordinator_in_words():
     status = {
-        "promoted": {"version": 20, "why": "mean success rose from 10% to 80%", "field": [FIELD]},
+        "promoted": {"version": 20, "why": "mean success rose from 10% to 80%", **MEASURED},
         "field": {"now": "version 20 against 15: not shown to be worse"},
         "newest": 24,
         "rounds": 60,
@@ -125,6 +162,7 @@ def test_the_status_of_a_coordinator_in_words():
     assert "a: online, train, 9 updates" in why
     assert "in the field: version 20 against 15: not shown to be worse" in why
     assert "version 20, push: 14/20 [48%-85%], 3 interventions, 1 ended by an unsafe arm" in why
+    assert [words for words in SHOWN if words not in why] == []
 
 
 REPORTED = {"version": 20, "task": "push", "labels": "110", "interventions": None, "unsafe": 0}

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.training.history import FILE, History
-from tests.agent.training.records import made_record
+from tests.agent.training.records import RED, made_record
 
 
 @pytest.fixture
@@ -96,6 +96,8 @@ def test_the_line_for_the_journal_leaves_out_what_was_not_measured() -> None:
         "trained 16 steps in 4.0 s: loss 0.3750, eval loss 0.7500, action MSE 1.5000, "
         "gradient norm 1, at most 2, 900 MB of memory, 2000 MB on the GPU, 1234 J of the GPU"
     )
+    began = made_record(start_loss={RED: 1.0}, start_mse={RED: 2.0}).in_words()
+    assert "action MSE 1.5000, the version's eval loss 1.0000, the version's action MSE 2.0000, " in began
     assert made_record(eval_loss={}, action_mse={}).in_words() == (
         "trained 16 steps in 4.0 s: loss 0.3750, gradient norm 1, at most 2, 900 MB of memory"
     )

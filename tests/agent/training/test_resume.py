@@ -35,8 +35,8 @@ class Killed(BaseException):
 class Memory:
     """Of a device on which a forward pass fails when it holds more than `limit` frames.
 
-    once: Passes, counted through, that fail whatever their size: memory that another program took for a
-        moment.
+    once: Passes of training, counted through, that fail whatever their size: memory that another program
+        took for a moment.
     """
 
     def __init__(self, limit: int, once: tuple[int, ...] = ()) -> None:
@@ -44,9 +44,10 @@ class Memory:
         self._loss = loop_module.flow_matching_loss
 
     def __call__(self, policy: object, prefix: object, state: torch.Tensor, *rest: object) -> torch.Tensor:
-        self.passes += 1
-        if torch.is_grad_enabled() and (len(state) > self.limit or self.passes in self.once):
-            raise torch.OutOfMemoryError("CUDA out of memory")
+        if torch.is_grad_enabled():
+            self.passes += 1
+            if len(state) > self.limit or self.passes in self.once:
+                raise torch.OutOfMemoryError("CUDA out of memory")
         return self._loss(policy, prefix, state, *rest)
 
 
