@@ -22,9 +22,10 @@ def test_the_peak_is_seen_after_the_memory_is_given_back_and_forgotten_by_a_rese
     before = memory.resident()
     array = np.ones(SIZE // 8)
     del array
-    assert memory.resident() > before + 0.9 * SIZE
+    # Half of it: a kernel short of memory may take other pages away meanwhile.
+    assert memory.resident() > before + 0.5 * SIZE
     memory.reset()
-    assert memory.resident() < before + 0.5 * SIZE
+    assert memory.resident() < before + 0.25 * SIZE
     assert memory.on_gpu() == 0
 
 
