@@ -6,17 +6,17 @@ from typing import Any
 
 from coordinator.config import CoordinatorConfig
 from coordinator.enrolment.fleet import Fleet
+from coordinator.evaluation.generalisation import generalisation, kind
 from coordinator.evaluation.runner import EvaluationRunner
+from coordinator.evaluation.station_measures import Told, means_over_stations
 from coordinator.evaluation.unseen import may_train
 from coordinator.exchange.desk import CheckInDesk
 from coordinator.exchange.run_keeper import RunKeeper
 from coordinator.field_watch import FieldWatch
-from coordinator.generalisation import generalisation, kind
 from coordinator.promotion import rate
 from coordinator.registry.registry import Registry
 from coordinator.registry.versions import Evaluation
 from coordinator.rounds import Rounds
-from coordinator.station_measures import Told, means_over_stations
 from shared.messages import FieldResult
 from shared.metrics import wilson
 

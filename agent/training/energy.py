@@ -46,9 +46,7 @@ def counter_of(device: str) -> Counter:
         uuid = torch.cuda.get_device_properties(device).uuid
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except (
-        Exception
-    ) as error:  # no NVIDIA driver, a card or a part of one that doesn't count: none is a fault
+    except Exception as error:  # no driver, or a card that doesn't count: neither is a fault
         logger.info("the energy of {} is not measured: {}", device, error)
         return lambda: None
 

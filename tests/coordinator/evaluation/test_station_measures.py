@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coordinator.evaluation.station_measures import StationMean, Told, means_over_stations
 from coordinator.registry.registry import Registry
 from coordinator.registry.versions import Evaluation
-from coordinator.station_measures import StationMean, Told, means_over_stations
 from coordinator.status import Reporter
 from shared.tasks import metric_name
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinator.generalisation import generalisation, kind
+from coordinator.evaluation.generalisation import generalisation, kind
 from coordinator.promotion import mean_rate
 
 OUTCOMES = st.lists(st.integers(0, 1), min_size=1, max_size=60)
