@@ -4,12 +4,12 @@
 
 A virtual workstation with the product's arm process and policy process. Asynchronous is the product
 (`agent.inference.engine`); synchronous is LeRobot's engine, which stands still while it infers
-(`benchmarks.either_arm`). They take turns on each scene, so that whatever else the machine does disturbs
-both. The policy is the tiny one, as it is and with 100 and 250 ms more for each inference, which is what the
-full-size one takes on a small GPU (`benchmarks.slowed_policy`); the pause costs no processor time.
+(`benchmarks.workers.either_arm`). They take turns on each scene, so that whatever else the machine does
+disturbs both. The policy is the tiny one, as it is and with 100 and 250 ms more for each inference, which is what the
+full-size one takes on a small GPU (`benchmarks.workers.slowed_policy`); the pause costs no processor time.
 
 The adapter that can do the tasks is trained first, four minutes, and kept in `--folder`
-(`benchmarks.pooled_adapter`).
+(`benchmarks.asynchronous.pooled_adapter`).
 
     speedup_completion  mean time to completion, synchronous over asynchronous, of scenes that both completed
     throughput_ratio    completions per minute of running time, asynchronous over synchronous
@@ -33,11 +33,11 @@ from typing import Any
 
 from loguru import logger
 
-from benchmarks.arm_process import agent_config
-from benchmarks.async_figures import MODES, Tried, figures, met, table
-from benchmarks.async_rollouts import LONGEST_S, Bench
+from benchmarks.asynchronous.figures import MODES, Tried, figures, met, table
+from benchmarks.asynchronous.pooled_adapter import TASKS, UPDATES, pooled_adapter
+from benchmarks.asynchronous.rollouts import LONGEST_S, Bench
 from benchmarks.outcome import measured
-from benchmarks.pooled_adapter import TASKS, UPDATES, pooled_adapter
+from benchmarks.workers.arm_process import agent_config
 from cli.demo.enrol import QUIET
 from cli.demo.plan import BASE
 from cli.demo.screen import Screen

@@ -156,7 +156,7 @@ def observation(policy: "SmolVLAPolicy", seed: int) -> dict[str, "Tensor"]:
     """One row, as the policy's processors give it."""
     import torch
 
-    from benchmarks.full_size import HEIGHT, WIDTH, full_size_processors
+    from benchmarks.full_size.policy import HEIGHT, WIDTH, full_size_processors
 
     generator = torch.Generator().manual_seed(seed)
     preprocess, _ = full_size_processors(policy.config)
@@ -190,7 +190,7 @@ def measure(rounds: int, seed: int) -> tuple[bool, dict[str, Any]]:
     """Measures on the CPU, and on a GPU if there is one; whether the targets are met, and the figures."""
     import torch
 
-    from benchmarks.full_size import full_size_policy
+    from benchmarks.full_size.policy import full_size_policy
 
     torch.set_num_threads(1)
     devices = {"cpu": ""} | ({"cuda": "gpu_"} if torch.cuda.is_available() else {})

@@ -32,8 +32,8 @@ from rich.table import Column, Table
 
 from agent.evaluation.rollouts import RolloutRecord, RolloutStore
 from agent.versions import SWAP_S
-from benchmarks.adapted_agent import ADAPTED
 from benchmarks.outcome import measured
+from benchmarks.workers.adapted_agent import ADAPTED
 from cli.demo.enrol import QUIET, agent_unit, simulator_unit
 from cli.demo.layout import ROOT, Layout, make_layout
 from cli.demo.plan import BASE, Plan, StationPlan, TaskPlan
@@ -109,7 +109,7 @@ def workstation(layout: Layout, adapter: Path | None) -> Iterator[Station]:
     place = layout.stations[0]
     agent = agent_unit(place)
     if adapter is not None:
-        argv = [sys.executable, "-m", "benchmarks.adapted_agent", str(place.config), str(adapter)]
+        argv = [sys.executable, "-m", "benchmarks.workers.adapted_agent", str(place.config), str(adapter)]
         agent = replace(agent, argv=argv, cwd=ROOT)
     supervisor = Supervisor(layout.logs, QUIET)
     try:

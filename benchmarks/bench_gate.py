@@ -28,8 +28,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.corpus_truth import Case, Corpus, read_corpus
-from benchmarks.gate_peers import PEERS, Opinion, Peer
+from benchmarks.gate.corpus_truth import Case, Corpus, read_corpus
+from benchmarks.gate.peers import PEERS, Opinion, Peer
 from benchmarks.outcome import measured
 from shared.errors import ArmfleetError
 

@@ -29,8 +29,8 @@ from typing import Any
 import numpy as np
 
 from agent.robot.worker import NICE as ARM_NICE
-from benchmarks.arm_process import FPS, TEXT, ArmWorker, agent_config, person_at_work
 from benchmarks.outcome import measured
+from benchmarks.workers.arm_process import FPS, TEXT, ArmWorker, agent_config, person_at_work
 from sim.launch import LaunchedWorkstation, launch
 from sim.workstation import ARM_ID
 

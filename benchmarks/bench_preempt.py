@@ -33,7 +33,7 @@ from agent.daemon import worker_commands
 from agent.judging import main as judge
 from agent.supervision import Worker, WorkerSpec
 from benchmarks.outcome import Figures, measured
-from benchmarks.soak_steps import Workplace
+from benchmarks.soak.steps import Workplace
 from shared.adapters import Manifest, digest, write_adapter
 from shared.errors import ArmfleetError
 from shared.policy.digest import base_digest

@@ -4,14 +4,14 @@
 
 The rates are computed exactly, by following the distribution of the capital from pair to pair; simulated
 comparisons must agree with them. Rollouts at 80 % against 60 % success, independent, are compared with exact
-tests of a fixed size that have a power of 0.8 there (`benchmarks.fixed_size`):
+tests of a fixed size that have a power of 0.8 there (`benchmarks.promotion.fixed_size`):
 
     rollout_ratio             against the exact test for pairs, McNemar's
     rollout_ratio_smallest    against the one that needs the fewest; no sequential test for dependent pairs
                               gets below `least_possible_ratio` of that (Wald 1945)
     share_of_rollouts_run     what the evaluation in simulation runs of a candidate's `[evaluation] rollouts`
 
-Then what happens to promoted versions on the arms (`benchmarks.field_rollouts`), within 200 rollouts:
+What happens to promoted versions on the arms, within 200 rollouts (`benchmarks.promotion.field_rollouts`):
 
     field_rollouts_mean, _p90   until a version with 40 % success is rolled back, against one with 80 %
     field_power                 share of such versions that are rolled back
@@ -35,8 +35,9 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from benchmarks import field_rollouts
-from benchmarks.fixed_size import (
+from benchmarks.outcome import measured
+from benchmarks.promotion import field_rollouts
+from benchmarks.promotion.fixed_size import (
     ALPHA,
     CANDIDATE,
     LOST,
@@ -47,7 +48,6 @@ from benchmarks.fixed_size import (
     least_mean_pairs,
     pairs_needed,
 )
-from benchmarks.outcome import measured
 from coordinator.evaluation.jobs import batch_of
 from coordinator.promotion import draw_pairs
 from shared.comparison import MAX_PAIRS, START, WHOLE, Pair, compare, stake

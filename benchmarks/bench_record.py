@@ -39,9 +39,9 @@ from agent.config import RecordingSection
 from agent.episodes.encoding import ENCODER_THREADS, QUEUE
 from agent.episodes.recorder import PRESET
 from agent.robot.worker import NICE as ARM_NICE
-from benchmarks.arm_process import FPS, TEXT, ArmWorker, agent_config, person_at_work
 from benchmarks.outcome import measured
 from benchmarks.stock_record import Recorded, count_frames, cpu_seconds, stock_record
+from benchmarks.workers.arm_process import FPS, TEXT, ArmWorker, agent_config, person_at_work
 from sim.launch import LaunchedWorkstation, launch
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ clipping and AdamW in it, with a learning rate of 0, so that all start from the 
 median over the turns; that of four draws is per draw.
 
 Then `lerobot-train` and the agent's trainer, each on its own, from the same dataset on disk
-(`benchmarks.end_to_end`).
+(`benchmarks.full_size.end_to_end`).
 
 Exits with 1 when a ratio on the CPU, or a difference of loss or gradient, misses its target. The ratios on a
 GPU, and what is measured from disk, are only reported.
@@ -33,7 +33,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.outcome import measured
 
 if TYPE_CHECKING:
-    from benchmarks.step_variants import Outcome, Variants
+    from benchmarks.full_size.step_variants import Outcome, Variants
 
 ROOT = Path(__file__).resolve().parents[1]
 STOCK, VISION, PREFIX, SHARED = "lerobot", "vision tier", "prefix tier", "prefix tier, 4 draws"
@@ -100,7 +100,7 @@ def measure_device(
     variants: "Variants", rounds: int, done: Callable[[str], None]
 ) -> tuple[list[Turn], dict[str, float]]:
     """Times of `rounds` turns, and the figures of one device."""
-    from benchmarks.step_variants import DRAWS, difference
+    from benchmarks.full_size.step_variants import DRAWS, difference
 
     steps = {
         STOCK: variants.stock,
@@ -135,8 +135,8 @@ def measure(rounds: int, seed: int) -> tuple[bool, dict[str, Any]]:
     """Measures on the CPU, and on a GPU if there is one; whether the targets are met, and the figures."""
     import torch
 
-    from benchmarks.full_size import full_size_policy
-    from benchmarks.step_variants import CAMERAS, Variants
+    from benchmarks.full_size.policy import full_size_policy
+    from benchmarks.full_size.step_variants import CAMERAS, Variants
 
     torch.set_num_threads(1)
     devices = {"cpu": ""} | ({"cuda": "gpu_"} if torch.cuda.is_available() else {})
@@ -172,7 +172,7 @@ def measure_all(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
     ok, figures = measure(options.rounds, options.seed)
     if not options.end_to_end:
         return ok, figures
-    from benchmarks import end_to_end
+    from benchmarks.full_size import end_to_end
 
     folder = Path(tempfile.mkdtemp(prefix="armfleet-bench-step-"))
     try:

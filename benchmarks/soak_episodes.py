@@ -35,10 +35,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.outcome import measured
-from benchmarks.soak_kills import Forge, StepFailed
+from benchmarks.soak.kills import Forge, StepFailed
 
 if TYPE_CHECKING:
-    from benchmarks.soak_story import Soak
+    from benchmarks.soak.story import Soak
 
 ROOT = Path(__file__).resolve().parents[1]
 BASE = ROOT / "sim" / "base"
@@ -62,7 +62,7 @@ def soak(it: "Soak", kills: int, calls: int, show: Callable[[str, int, int], Non
     Raises:
         StepFailed: an undisturbed step failed, or a step is always over before it can be killed.
     """
-    from benchmarks.soak_story import STEPS
+    from benchmarks.soak.story import STEPS
 
     it.warm_up()
     tries = dict.fromkeys(STEPS, 0)
@@ -118,8 +118,8 @@ def measure(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
                 console.print(f"{text}: {done}")
 
         progress.refresh()
-        from benchmarks.soak_steps import Workplace
-        from benchmarks.soak_story import STEPS, Soak
+        from benchmarks.soak.steps import Workplace
+        from benchmarks.soak.story import STEPS, Soak
 
         it = Soak(Workplace(folder, BASE), Forge(folder / "steps.log"), options.seed, progress.console.print)
         per_step = math.ceil(options.kills / len(STEPS))

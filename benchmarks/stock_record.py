@@ -19,7 +19,7 @@ from pathlib import Path
 import av
 import psutil
 
-from benchmarks.arm_process import FPS, TEXT
+from benchmarks.workers.arm_process import FPS, TEXT
 from shared.errors import ArmfleetError
 from sim.launch import LaunchedWorkstation
 from sim.workstation import ARM_ID

@@ -12,10 +12,10 @@ from agent.evaluation.rollouts import RolloutFigures
 from agent.inference.engine import RolloutEngine
 from agent.inference.resident import PolicyServer, ResidentPolicy
 from agent.robot.features import dataset_features
-from benchmarks import async_figures as bench
-from benchmarks import pooled_adapter as pooled
-from benchmarks.either_arm import Inline, Selecting
-from benchmarks.slowed_policy import slow_down
+from benchmarks.asynchronous import figures as bench
+from benchmarks.asynchronous import pooled_adapter as pooled
+from benchmarks.workers.either_arm import Inline, Selecting
+from benchmarks.workers.slowed_policy import slow_down
 from shared.adapters import read_adapter
 from shared.policy.chunker import Chunker
 from shared.policy.rtc import STRIDE

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from benchmarks.bench_gate import Result, Stopwatch, ask_peer, figures, found_by, judged, table
-from benchmarks.corpus_truth import Case
-from benchmarks.gate_peers import NO_ANSWER, PEERS, PINS, Opinion, Peer
+from benchmarks.gate.corpus_truth import Case
+from benchmarks.gate.peers import NO_ANSWER, PEERS, PINS, Opinion, Peer
 
 
 def defect(severity="plain", trim=False):
@@ -94,8 +94,8 @@ def test_a_peer_finds_what_it_says_of_no_sound_episode():
 
 
 def test_a_peer_that_cannot_be_installed_has_no_figures(monkeypatch, tmp_path):
-    monkeypatch.setattr("benchmarks.gate_peers.ENVIRONMENTS", tmp_path)
-    monkeypatch.setattr("benchmarks.gate_peers._uv", missing)
+    monkeypatch.setattr("benchmarks.gate.peers.ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr("benchmarks.gate.peers._uv", missing)
     said = []
     numbers = ask_peer(PEERS[0], tmp_path, results(1, 1), said.append)
     assert set(numbers.values()) == {None}
@@ -109,7 +109,7 @@ def missing(*arguments):
 
 def scripted(monkeypatch, tmp_path, code):
     """A peer whose program is a line of Python."""
-    monkeypatch.setattr("benchmarks.gate_peers.ENVIRONMENTS", tmp_path)
+    monkeypatch.setattr("benchmarks.gate.peers.ENVIRONMENTS", tmp_path)
     program = tmp_path / "scripted" / "bin" / "program"
     program.parent.mkdir(parents=True)
     program.write_text(f"#!{sys.executable}\nimport sys, json\n{code}\n")

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import bench_promotion, field_rollouts, fixed_size
+from benchmarks import bench_promotion
 from benchmarks.bench_promotion import agrees, chances, main, outlook, worst_false_promotion
+from benchmarks.promotion import field_rollouts, fixed_size
 from coordinator.field import judge_in_field
 from shared import comparison
 from shared.comparison import Pair, compare

@@ -44,14 +44,14 @@ def test_a_busy_machine_is_noticed():
 
 
 def test_differences_are_relative():
-    from benchmarks.step_variants import Outcome, difference
+    from benchmarks.full_size.step_variants import Outcome, difference
 
     apart = difference(Outcome(2.0, torch.tensor([3.0, 4.0])), Outcome(2.5, torch.tensor([3.0, 4.5])))
     assert (apart.loss, apart.gradient) == (0.25, pytest.approx(0.1))
 
 
 def test_the_pace_from_disk_is_read_off_lerobots_log_and_the_cache_counts_once_per_frame():
-    from benchmarks import end_to_end
+    from benchmarks.full_size import end_to_end
 
     line = "INFO step:{} smpl:4 ep:0 epch:0.25 loss:1.2 grdn:1.0 lr:1.0e-04 updt_s:{} data_s:0.400"
     log = "\n".join(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.soak_checks import LISTED, TRASHED, Doing, Known, Ledger, Sight
-from benchmarks.soak_kills import Forge, StepFailed
+from benchmarks.soak.checks import LISTED, TRASHED, Doing, Known, Ledger, Sight
+from benchmarks.soak.kills import Forge, StepFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 SOUND = Known(contents="c1", verdict="admitted", digest="d1", split="train", label=None)

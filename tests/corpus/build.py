@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmarks.corpus_truth import FILE, Case, Corpus
+from benchmarks.gate.corpus_truth import FILE, Case, Corpus
 
 from . import sound  # noqa: F401  registers
 from .defects import folder, following, identity, moving, pictures, times, values  # noqa: F401  register

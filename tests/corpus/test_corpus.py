@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from benchmarks.corpus_truth import read_corpus
+from benchmarks.gate.corpus_truth import read_corpus
 from tests.corpus.build import build, names
 from tests.corpus.motion import GRIPPER, HIGH, LOW, lag_frames, synthesise
 from tests.corpus.registry import DEFECTS, ODDITIES

@@ -21,7 +21,7 @@ TASK = "push the red cube to the left"
 
 @pytest.fixture(scope="module")
 def full_base(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    from benchmarks.full_size import full_size_policy, full_size_processors
+    from benchmarks.full_size.policy import full_size_policy, full_size_processors
 
     folder = tmp_path_factory.mktemp("full") / "smolvla"
     policy = full_size_policy(folder / "vlm", ["front"], seed=0)

@@ -10,7 +10,7 @@ from typing import Any
 from agent.episodes.record import Label
 from agent.episodes.trash import id_of, thrown_away
 from agent.room import next_episode
-from benchmarks.soak_checks import (
+from benchmarks.soak.checks import (
     LISTED,
     TRASHED,
     Doing,
@@ -21,8 +21,8 @@ from benchmarks.soak_checks import (
     start_up,
     whole,
 )
-from benchmarks.soak_kills import End, Forge, Prepare, StepFailed
-from benchmarks.soak_steps import IMPORTED, Workplace
+from benchmarks.soak.kills import End, Forge, Prepare, StepFailed
+from benchmarks.soak.steps import IMPORTED, Workplace
 
 STEPS = ("record", "save", "gate", "build", "import", "label", "delete", "purge")
 OPEN_EVERY = 20

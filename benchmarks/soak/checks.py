@@ -17,8 +17,8 @@ from agent.episodes.gate import judge_data
 from agent.episodes.record import EpisodeRecord, read_record
 from agent.episodes.split import content_digest
 from agent.episodes.trash import id_of, thrown_away
-from benchmarks.soak_kills import Prepare
-from benchmarks.soak_steps import Workplace
+from benchmarks.soak.kills import Prepare
+from benchmarks.soak.steps import Workplace
 from shared.errors import ArmfleetError
 from shared.files import IN_PROGRESS
 

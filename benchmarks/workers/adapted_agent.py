@@ -1,6 +1,6 @@
 """An agent that has joined no fleet, with a version's adapter over its base:
 
-    python -m benchmarks.adapted_agent agent.toml versions/000012
+    python -m benchmarks.workers.adapted_agent agent.toml versions/000012
 
 Everything but the origin of the adapter is as in service: the policy worker is told to swap over its channel,
 and proves by digest what it computes with. `ADAPTED` beside the configuration appears when it did.

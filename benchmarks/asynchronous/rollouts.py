@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from agent.evaluation.rollouts import TRACE, RolloutStore
-from benchmarks.arm_process import ArmWorker, ChannelWorker
-from benchmarks.async_figures import Mode, Tried
-from benchmarks.either_arm import SYNC
+from benchmarks.asynchronous.figures import Mode, Tried
 from benchmarks.learning.plan import Asked
+from benchmarks.workers.arm_process import ArmWorker, ChannelWorker
+from benchmarks.workers.either_arm import SYNC
 from shared.adapters import digest, read_adapter
 from shared.errors import ArmfleetError
 from sim.launch import LaunchedWorkstation
@@ -45,7 +45,7 @@ class Bench:
     def __init__(self, workstation: LaunchedWorkstation, config: Path, adapter: Path, rollouts: Path) -> None:
         self._control, self._config, self._adapter = workstation.control, config, adapter
         self._store = RolloutStore(rollouts)
-        self._arm = ArmWorker(config, "benchmarks.either_arm")
+        self._arm = ArmWorker(config, "benchmarks.workers.either_arm")
         self._policy: ChannelWorker | None = None
         self._delay_ms = 0
 
@@ -65,7 +65,7 @@ class Bench:
             self._policy.close()
         self._delay_ms = delay_ms
         options = ("--delay-ms", str(delay_ms))
-        self._policy = ChannelWorker("benchmarks.slowed_policy", self._config, *options)
+        self._policy = ChannelWorker("benchmarks.workers.slowed_policy", self._config, *options)
         tensors, _, manifest = read_adapter(self._adapter)
         assert manifest is not None
         self._policy.ask("swap", version=manifest.version, folder=str(self._adapter), digest=digest(tensors))

@@ -21,8 +21,8 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 from agent.episodes.record import EpisodeRecord, write_record
 from agent.training.trainer import LocalTrainer
-from benchmarks.full_size import HEIGHT, WIDTH, full_size_policy, full_size_processors
-from benchmarks.step_variants import CAMERAS, COARSE, TASK
+from benchmarks.full_size.policy import HEIGHT, WIDTH, full_size_policy, full_size_processors
+from benchmarks.full_size.step_variants import CAMERAS, COARSE, TASK
 from shared.policy.initial import initial_adapter
 from shared.recipe import PRESETS, Recipe
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-PINS = ROOT / "benchmarks" / "peers"
+ROOT = Path(__file__).resolve().parents[2]
+PINS = ROOT / "benchmarks" / "gate" / "pins"
 ENVIRONMENTS = ROOT / ".venv-tools" / "peers"
 INSTALL_S = 1800.0
 CALL_S = 300.0
@@ -41,7 +41,7 @@ class Peer:
     """A checker.
 
     Attributes:
-        name: On the package index; pinned in benchmarks/peers/NAME.txt.
+        name: On the package index; pinned in benchmarks/gate/pins/NAME.txt.
         command: Program and arguments; DATASET and REPORT stand for the folder and the file it writes its
             answer to. Without REPORT it answers on standard output.
         read: From its JSON to what it said.

@@ -13,7 +13,7 @@ from agent.training.data import Episode, separate
 from agent.training.loop import Loop, seed_of
 from agent.training.loss import draw, embed_images, encode_prefix, flow_matching_loss
 from agent.training.samples import Samples, rows_of_step
-from benchmarks.full_size import HEIGHT, WIDTH, full_size_processors
+from benchmarks.full_size.policy import HEIGHT, WIDTH, full_size_processors
 from shared.policy.adapter import adapter_parameters, add_adapter, remove_adapter
 from shared.recipe import PRESETS, Recipe
 

@@ -19,7 +19,7 @@ from agent.robot.cameras import Frame
 from agent.robot.features import dataset_features
 from agent.robot.loop import Observation
 from agent.training.trainer import LocalTrainer
-from benchmarks.soak_kills import Action, Prepare
+from benchmarks.soak.kills import Action, Prepare
 from shared.recipe import Recipe
 
 FPS = 30

@@ -1,7 +1,7 @@
 """The policy process with a pause before every inference: what a larger policy on a GPU costs in time, not in
 processor.
 
-    python -m benchmarks.slowed_policy --config agent.toml --delay-ms 100
+    python -m benchmarks.workers.slowed_policy --config agent.toml --delay-ms 100
 
 The pause is no setting of the product: it is put around the predictor that the product's worker loads.
 """

@@ -1,7 +1,7 @@
 """The arm process, in which each rollout has the inference that its name asks for: `sync-…` LeRobot's own
 synchronous engine, any other the product's.
 
-    python -m benchmarks.either_arm --config agent.toml
+    python -m benchmarks.workers.either_arm --config agent.toml
 
 Synchronous is what `lerobot-rollout --inference.type=sync` does, with its `SyncInferenceEngine` unmodified:
 when the actions of the last chunk are used up, the control loop stands still, with the arm holding, until the

@@ -1,0 +1,1 @@
+"""For `bench_gate`: what is known of the corpus, and the public checkers."""

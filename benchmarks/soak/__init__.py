@@ -1,0 +1,1 @@
+"""For `soak_episodes`; `bench_preempt` takes its steps."""

@@ -1,0 +1,1 @@
+"""The agent's processes, started or changed for a measurement."""
