@@ -5,8 +5,9 @@
 A virtual workstation with the product's arm process and policy process. Asynchronous is the product
 (`agent.inference.engine`); synchronous is LeRobot's engine, which stands still while it infers
 (`benchmarks.workers.either_arm`). They take turns on each scene, so that whatever else the machine does
-disturbs both. The policy is the tiny one, as it is and with 100 and 250 ms more for each inference, which is what the
-full-size one takes on a small GPU (`benchmarks.workers.slowed_policy`); the pause costs no processor time.
+disturbs both. The policy is the tiny one, as it is and with 100 and 250 ms more for each inference, which is
+what the full-size one takes on a small GPU (`benchmarks.workers.slowed_policy`); the pause costs no processor
+time.
 
 The adapter that can do the tasks is trained first, four minutes, and kept in `--folder`
 (`benchmarks.asynchronous.pooled_adapter`).

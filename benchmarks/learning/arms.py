@@ -7,6 +7,7 @@ training seed 0; with short updates that are added, now `async-beta-09`, 0.943 w
 rule was chosen with training seed 7, then 7 to 9, on scenes that no arm here is evaluated on (docs/learning).
 """
 
+import math
 from collections.abc import Sequence
 
 from benchmarks.learning.clock import NEVER_S
@@ -43,9 +44,8 @@ UNEQUAL = (
     Station(name="d", shown=(_shown("pull", 40, 3),), speed=1),
     Station(name="e", shown=(_shown("pull", 5, 4),), speed=8, leaves_at=3000),
 )
-"""Speeds 1 to 8, 5 to 80 demonstrations, one with windows, one that joins after a tenth of the course or so,
-one that leaves before its last quarter. One task lives at two stations, so that it outlives the poisoning of
-one."""
+"""Speeds 1 to 8, 5 to 80 demonstrations, one with windows, one that joins late and one that leaves early. One
+task lives at two stations, so that it outlives the poisoning of one."""
 POISON = -10.0
 """What the poisoned station makes of its updates: the opposite of what it learned, ten times as long."""
 
@@ -183,15 +183,16 @@ def _betas(arm: Arm, name: str, betas: tuple[float, float], curve: int = 0) -> A
     return _like(arm, name, recipe=arm.recipe.model_copy(update={"betas": betas}), curve=curve)
 
 
-def _poisoned(stations: Sequence[Station], name: str) -> tuple[Station, ...]:
-    return tuple(s.model_copy(update={"poison": POISON}) if s.name == name else s for s in stations)
+def _one_changed(stations: Sequence[Station], name: str, **changes: object) -> tuple[Station, ...]:
+    return tuple(s.model_copy(update=changes) if s.name == name else s for s in stations)
 
 
 MOMENTUM = _like(ASYNC, "async-momentum", recipe=WIDE, aggregation=FEDBUFF, curve=CURVE)
 """As it was planned at first: longer updates, the product's defaults."""
 FEDAVG = _rule(SYNC, "sync-mean", server_optimiser="none", server_learning_rate=1.0)
 """The mean of the stations' updates as it is: what `sync-exact` adds the exact residual to."""
-POISONED = _like(ASYNC, "async-poisoned", stations=_poisoned(UNEQUAL, "e"))
+POISONED = _like(ASYNC, "async-poisoned", stations=_one_changed(UNEQUAL, "e", poison=POISON))
+POISONED_LIMITED = _rule(POISONED, "async-poisoned-norm-limit", norm_limit=1.0)
 COMPOSED_TASKS = HELD_OUT + FOUR
 COMPOSITION = (
     _alone("composition-centralised", "centralised", COMPOSED, COMPOSITION_STEPS, COMPOSED_TASKS, CURVE),
@@ -217,7 +218,19 @@ COMPOSITION = (
             "tasks": COMPOSED_TASKS,
         }
     ),
+    _like(BASE, "composition-base", tasks=COMPOSED_TASKS),
+    *(
+        _alone(
+            f"composition-local-{station.name}",
+            "local",
+            [station],
+            COMPOSITION_STEPS // len(COMPOSED),
+            COMPOSED_TASKS,
+        )
+        for station in COMPOSED
+    ),
 )
+"""Trained alone, a station sees three colours of its verb: what it makes of the fourth, nobody else added."""
 
 
 def _in_time(name: str, mode: Mode, stations: Sequence[Station], settings: AggregationSection) -> Arm:
@@ -260,8 +273,14 @@ ARMS = (
     _like(SYNC, "sync-short", recipe=SHORT, aggregation=_adding_all(UNEQUAL)),
     _rule(MOMENTUM, "async-momentum-remembering", CURVE, remember_versions=20),
     POISONED,
-    _rule(POISONED, "async-poisoned-norm-limit", norm_limit=1.0),
+    POISONED_LIMITED,
     _rule(ASYNC, "async-norm-limit", norm_limit=1.0),
+    _like(
+        POISONED_LIMITED,
+        "async-poisoned-stays",
+        stations=_one_changed(UNEQUAL, "e", poison=POISON, leaves_at=math.inf),
+    ),
+    *(_like(ASYNC, f"async-k{count}", aggregation=_adding(count), curve=CURVE) for count in (3, 2)),
     *COMPOSITION,
     *TIME,
     _rule(SYNC, "sync-refactored", aggregator="refactored"),

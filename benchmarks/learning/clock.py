@@ -142,7 +142,7 @@ class _Fleet:
         return self.arm.aggregation.max_wait_s < NEVER_S and len(stations) >= self._stations_needed
 
 
-def course(arm: Arm) -> Course:
+def course(arm: Arm, check_in_s: float = CHECK_IN_S) -> Course:
     """The course of an arm until its steps are trained or it can't go on."""
     fleet = _Fleet(arm, [_Station(plan) for plan in arm.stations])
     turns: list[tuple[float, int, _Station | None]] = [(0.0, -1, None)]
@@ -154,5 +154,5 @@ def course(arm: Arm) -> Course:
             fleet.round_if_due(now)
         elif not fleet.check_in(station, now):
             continue
-        heapq.heappush(turns, (now + CHECK_IN_S, place, station))
+        heapq.heappush(turns, (now + check_in_s, place, station))
     return Course(tuple(fleet.events), tuple(update.update_id for update in fleet.waiting))

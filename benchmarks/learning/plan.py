@@ -18,7 +18,8 @@ STEP_S = 20.0
 step of batch 4 takes 2 s of processor time (docs/training.md); a batch of 16 with four draws, about ten times
 that."""
 CHECK_IN_S = 5.0
-"""Simulated seconds between check-ins, short against an update of the fastest station."""
+"""Simulated seconds between check-ins: as long as the fastest station's update of two steps takes. How much
+depends on it: `benchmarks.learning.report.check_ins`."""
 
 FIRST_SCENE = 30_000_000
 """Evaluation runs the scenes from here on, for every arm and training seed: fixed before any result."""

@@ -173,9 +173,10 @@ def test_a_station_that_leaves_keeps_synchronous_rounds_waiting():
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.name)
 def test_the_arms_are_of_equal_steps_and_no_update_is_left(arm):
     found = course(arm)
-    assert not found.left
+    # A rule that needs three stations leaves the very last update where it came alone.
+    assert len(found.left) < (2 if arm.name == "async-poisoned-stays" else 1)
     assert len(deliveries(found)) * arm.recipe.steps == arm.steps
-    assert arm.steps in (0, 480, 2400, 2408, 3264)
+    assert arm.steps in (0, 480, 816, 2400, 2408, 3264)
     leaving = [station.leaves_at for station in arm.stations if station.leaves_at < math.inf]
     assert all(at < found.events[-1].at for at in leaving)
 
