@@ -17,6 +17,8 @@ from shared.recipe import PRESETS, Recipe
 from sim.tasks import COLORS, PUSHES
 
 TRAINING_SEEDS = (0, 1, 2)
+CHOSEN_WITH = (7, 8, 9)
+"""Training seeds that settings were chosen with: no target counts as met by them."""
 STEPS = 2400
 """Gradient steps of an arm: 60 rounds of 5 stations with 8 steps each."""
 COMPOSITION_STEPS = 3264
@@ -251,6 +253,7 @@ THIN_ASYNC = _in_time("time-thin-async", "async", THIN, _adding(3))
 TIME = (
     _in_time("time-both-async", "async", BOTH, _adding(4)),
     _in_time("time-both-sync", "sync", BOTH, _adding_all(BOTH, at_once=len(FOUR))),
+    _in_time("time-both-sync-six", "sync", BOTH, _adding_all(BOTH, at_once=6)),
     THIN_ASYNC,
     _in_time("time-thin-sync", "sync", THIN, _adding_all(THIN, at_once=len(FOUR))),
     _rule(THIN_ASYNC, "time-thin-async-no-discount", TIME_CURVE, staleness_exponent=0.0),

@@ -13,7 +13,15 @@ from benchmarks.learning.results import Point, Result, Results
 from benchmarks.learning.statistics import estimate, percent, rows_of, table_of
 
 COMPOSITION = ("composition-centralised", "composition-async", "composition-sync")
-TIME = ("time-both-async", "time-both-sync", "time-thin-async", "time-thin-sync")
+APART = ("composition", "time")
+"""What the names of arms begin with that have stations of their own, and tables of their own."""
+TIME = (
+    "time-both-async",
+    "time-both-sync",
+    "time-thin-async",
+    "time-thin-async-no-discount",
+    "time-thin-sync",
+)
 STALE = ("async", "composition-async", "time-both-async", "time-thin-async")
 
 
@@ -27,7 +35,7 @@ def plot_all(results: Results, order: Sequence[str], docs: Path) -> None:
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "armfleet"
-    four = [arm for arm in order if arm in results and not arm.startswith("composition")]
+    four = [arm for arm in order if arm in results and not arm.startswith(APART)]
     height = 0.3 * len(four) + 1.2
     _saved(docs / "success.svg", bool(four), lambda axes: _success(axes, results, four), height)
     timed = [arm for arm in TIME if arm in results]
@@ -57,7 +65,7 @@ def _success(axes: Any, results: Results, arms: Sequence[str]) -> None:
         found = estimate(percent, table_of(results[arm], FOUR))
         assert found is not None
         axes.plot(found.seeds, [row] * len(found.seeds), "o", color="tab:blue", alpha=0.4)
-        axes.plot([found.low, found.high], [row, row], color="black")
+        axes.plot(found.interval, [row, row], color="black")
         axes.plot(found.value, row, "|", color="black", markersize=12)
     axes.set_yticks(range(len(arms)), list(reversed(arms)))
     axes.set(xlabel="success over four tasks, %; a dot is a training seed", xlim=(-3, 103))

@@ -1,6 +1,6 @@
 """docs/learning/ from results: results.json, courses.json, the tables of its README, the plots.
 
-python -m benchmarks.learning.report                  # from learning-run/
+python -m benchmarks.learning.report                  # what is in learning-run/, beside what is published
 python -m benchmarks.learning.report --published      # tables and plots again, from the JSON files alone
 """
 
@@ -10,11 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.learning.arms import ARMS, FOUR, HELD_OUT
+from benchmarks.learning.arms import ARMS, FOUR, HELD_OUT, TIME, TRAINING_SEEDS
+from benchmarks.learning.clock import course
 from benchmarks.learning.figures import QUESTIONS, TARGET_SUCCESS, Question, answer
-from benchmarks.learning.plan import Asked
-from benchmarks.learning.plots import COMPOSITION, plot_all
-from benchmarks.learning.results import Result, Results, publish, read_published, read_results
+from benchmarks.learning.plan import CHECK_IN_S, Asked, Scale
+from benchmarks.learning.plots import APART, plot_all
+from benchmarks.learning.published import merged, publish, read_published
+from benchmarks.learning.results import Result, Results, read_results
 from benchmarks.learning.statistics import estimate, percent, rate_of, table_of, time_to
 from shared.files import write_atomic
 
@@ -22,11 +24,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs" / "learning"
 README = "README.md"
 ORDER = [arm.name for arm in ARMS]
+CHECK_INS_S = (1.0, CHECK_IN_S, 10.0, 30.0)
+"""Between check-ins; 30 s is the product's default."""
 
 
 def write_docs(results: Results, docs: Path) -> None:
-    """Publish `results`, and make everything generated in `docs` again."""
-    publish(results, docs)
+    """Publish `results` beside what is published, and make everything generated in `docs` again."""
+    publish(merged(read_published(docs), results), docs)
     _from_published(docs)
 
 
@@ -47,7 +51,9 @@ def tables(results: Results) -> dict[str, str]:
         "success": success(results),
         "composition": composition(results),
         "time": times(results),
+        "check-ins": check_ins(),
         "courses": courses(results),
+        "missing": missing(results),
     }
 
 
@@ -72,24 +78,25 @@ def answers(results: Results) -> str:
     rows = []
     for question in QUESTIONS:
         given = answer(question, results)
-        interval = f" [{given.interval[0]:.2f}, {given.interval[1]:.2f}]" if given.interval else ""
         rows.append(
             [
                 question.figure,
                 f"{question.arm} against {question.reference}",
-                _number(given.value) + interval,
+                f"{_number(given.value)} {_interval(given.interval)}".rstrip(),
+                _interval(given.over_seeds),
                 ", ".join(_number(seed) for seed in given.seeds),
                 _target(question),
                 "yes" if given.met else "no" if given.seeds else "-",
             ]
         )
-    return _table(["figure", "arms", "value [95 %]", "training seeds", "target", "met"], rows)
+    head = ["figure", "arms", "value [95 %, over scenes]", "[95 %, over seeds too]", "training seeds"]
+    return _table([*head, "target", "met"], rows)
 
 
 def success(results: Results) -> str:
-    """Arms with the four tasks."""
+    """Arms with the four tasks and the unequal stations' demonstrations."""
     rows = []
-    for arm in _present(results, lambda name: name not in COMPOSITION):
+    for arm in _present(results, lambda name: not name.startswith(APART)):
         of_arm = results[arm]
         each = table_of(of_arm, FOUR).mean(axis=(0, 2))
         rows.append(
@@ -109,7 +116,7 @@ def success(results: Results) -> str:
 def composition(results: Results) -> str:
     """Pairs of verb and colour that no station showed, beside pairs that some did."""
     rows = []
-    for arm in _present(results, lambda name: name in COMPOSITION):
+    for arm in _present(results, lambda name: name.startswith("composition")):
         of_arm = results[arm]
         rows.append([arm, str(of_arm[0].steps), _success_of(of_arm, HELD_OUT), _success_of(of_arm, FOUR)])
     return _table(["arm", "steps", "held-out pairs, %", "seen pairs, %"], rows)
@@ -132,11 +139,36 @@ def times(results: Results) -> str:
     return _table(["arm", reach, "minutes in all", "success in the end, %"], rows)
 
 
+def check_ins() -> str:
+    """How long the two arms of `both` take for their steps, by the time between check-ins: clock alone."""
+    arms = {arm.name: arm for arm in TIME}
+    rows = []
+    for check_in_s in CHECK_INS_S:
+        ours, theirs = (
+            course(arms[name], check_in_s).events[-1].at / 60
+            for name in ("time-both-async", "time-both-sync")
+        )
+        rows.append([f"{check_in_s:.0f}", f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}"])
+    return _table(["s between check-ins", "minutes in all, async", "sync", "ratio"], rows)
+
+
+def missing(results: Results) -> str:
+    """Planned runs that have no result."""
+    absent = []
+    for arm in ORDER:
+        seeds = set(TRAINING_SEEDS) - {result.seed for result in results.get(arm, [])}
+        if seeds:
+            absent.append(f"`{arm}` ({', '.join(map(str, sorted(seeds)))})")
+    if not absent:
+        return "Every arm was run with every training seed."
+    return f"Not run, with these training seeds: {', '.join(absent)}."
+
+
 def courses(results: Results) -> str:
     """Rounds, staleness, what the stations weighed, and bytes: the same for every training seed, but for
     the bytes."""
     rows = []
-    for arm in _present(results, lambda name: results[name][0].mode in ("sync", "async")):
+    for arm in _present(results, lambda name: bool(results[name][0].staleness)):
         first = results[arm][0]
         total = sum(first.weights.values())
         count = sum(first.staleness.values())
@@ -148,7 +180,7 @@ def courses(results: Results) -> str:
                 f"{mean:.1f}, {max(first.staleness)}",
                 " ".join(f"{name} {100 * part / total:.0f}" for name, part in sorted(first.weights.items())),
                 f"{np.mean([result.bytes_sent for result in results[arm]]) / count / 1e3:.0f}",
-                ", ".join(sorted({result.commit[:12] for result in results[arm]})),
+                ", ".join(sorted({_short(result.commit) for result in results[arm]})),
             ]
         )
     head = ["arm", "versions", "staleness: mean, most", "weight of stations, %", "kB per update", "commit"]
@@ -163,7 +195,18 @@ def _success_of(results: Sequence[Result], tasks: Sequence[Asked]) -> str:
     found = estimate(percent, table_of(results, tasks))
     assert found is not None
     seeds = ", ".join(f"{seed:.0f}" for seed in found.seeds)
-    return f"{found.value:.0f} [{found.low:.0f}-{found.high:.0f}] ({seeds})"
+    low, high = found.interval
+    return f"{found.value:.0f} [{low:.0f}-{high:.0f}] ({seeds})"
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return f"[{ends[0]:.2f}, {ends[1]:.2f}]" if ends else ""
+
+
+def _short(commit: str) -> str:
+    """With what says that code differed from it."""
+    digest, *dirty = commit.split("-", 1)
+    return "-".join([digest[:12], *dirty])
 
 
 def _number(value: float | None) -> str:
@@ -190,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.published:
         _from_published(DOCS)
     else:
-        write_docs(read_results(options.folder), DOCS)
+        write_docs(read_results(options.folder, ARMS, Scale()), DOCS)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,25 @@
 
 import json
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from benchmarks.learning.plan import FIRST_SCENE, Arm, Scale
+from benchmarks.learning.plan import (
+    CHECK_IN_S,
+    DELAY_TICKS,
+    FIRST_DEMONSTRATION,
+    FIRST_SCENE,
+    STEP_S,
+    Arm,
+    Scale,
+)
 from shared.errors import ArmfleetError
-from shared.files import write_atomic
+from shared.files import sha256, write_atomic
 
 FORMAT = 1
-OUTCOMES, COURSES = "results.json", "courses.json"
 Outcomes = dict[str, str]
 """Task ("push_left_red") to a 1 (success) or 0 per scene, from the plan's first scene on."""
 
@@ -35,8 +42,8 @@ class Point(BaseModel):
 class Result(BaseModel):
     """An arm's last version and how it came to be.
 
-    plan: The arm and the scale that this is the result of; empty in what is published. updates: per station,
-    those that versions contain. seconds: simulated. bytes_sent: encoded deltas, all stations. left: updates
+    plan: The arm and the scale that this is the result of (`plan_of`). updates: per station, those that
+    versions contain. seconds: simulated. bytes_sent: encoded deltas, all stations. left: updates
     that no version took. weights: per station, the sum of its updates' weights.
     """
 
@@ -67,14 +74,15 @@ Results = dict[str, list[Result]]
 
 def plan_of(arm: Arm, scale: Scale) -> dict[str, Any]:
     """What a result depends on, besides the seed and the code."""
-    # As a file gives it back: JSON has no infinity.
-    settings = json.loads(arm.model_dump_json())
-    # Younger than the first results.
-    if not arm.aggregation.remember_versions:
-        del settings["aggregation"]["remember_versions"]
-    if not arm.add_residual:
-        del settings["add_residual"]
-    return {"arm": settings, "scale": scale.model_dump(mode="json"), "first_scene": FIRST_SCENE}
+    return {
+        "arm": json.loads(arm.model_dump_json()),  # as a file gives it back: JSON has no infinity
+        "scale": scale.model_dump(mode="json"),
+        "first_scene": FIRST_SCENE,
+        "first_demonstration": FIRST_DEMONSTRATION,
+        "delay_ticks": DELAY_TICKS,
+        "step_s": STEP_S,
+        "check_in_s": CHECK_IN_S,
+    }
 
 
 def path_of(folder: Path, arm: str, seed: int) -> Path:
@@ -107,59 +115,41 @@ def write_result(folder: Path, result: Result) -> None:
     write_atomic(path, result.model_dump_json(indent=1) + "\n")
 
 
-def read_results(folder: Path) -> Results:
-    """All results below a run's folder."""
-    paths = sorted((folder / "results").glob("[!.]*.json"))
-    return _by_arm(Result.model_validate_json(path.read_bytes()) for path in paths)
+def read_results(folder: Path, arms: Sequence[Arm], scale: Scale) -> Results:
+    """The results of `arms` below a run's folder, whatever their seeds.
+
+    Args:
+        arms: Within the limits of `scale`.
+
+    Raises:
+        ArmfleetError: as `is_done`.
+    """
+    found = []
+    for arm in arms:
+        for path in (folder / "results").glob(f"{arm.name}-*.json"):
+            seed = path.stem.removeprefix(f"{arm.name}-")
+            if seed.isdecimal() and is_done(folder, arm, int(seed), scale):
+                found.append(Result.model_validate_json(path.read_bytes()))
+    return by_arm(found)
 
 
-def publish(results: Results, docs: Path) -> None:
-    """Write what tables and plots are made from: results.json, arm -> seed -> task -> {successes, rollouts,
-    outcomes}, and courses.json, arm -> seed -> everything else."""
-    outcomes = {
-        arm: {result.seed: {task: _counts(row) for task, row in result.outcomes.items()} for result in of_arm}
-        for arm, of_arm in results.items()
-    }
-    courses = {
-        arm: {r.seed: r.model_dump(mode="json", exclude={"outcomes", "plan"}) for r in of_arm}
-        for arm, of_arm in results.items()
-    }
-    docs.mkdir(parents=True, exist_ok=True)
-    write_atomic(docs / OUTCOMES, json.dumps(outcomes, indent=1, sort_keys=True) + "\n")
-    write_atomic(docs / COURSES, json.dumps(courses, indent=1, sort_keys=True) + "\n")
-
-
-def read_published(docs: Path) -> Results:
-    """What `publish` wrote."""
-    outcomes = json.loads((docs / OUTCOMES).read_text())
-    courses = json.loads((docs / COURSES).read_text())
-    return _by_arm(
-        Result(**fields, outcomes={task: part["outcomes"] for task, part in outcomes[arm][seed].items()})
-        for arm, seeds in courses.items()
-        for seed, fields in seeds.items()
-    )
-
-
-def _by_arm(results: Iterable[Result]) -> Results:
+def by_arm(results: Iterable[Result]) -> Results:
+    """Sorted by arm and seed."""
     found: Results = {}
     for result in sorted(results, key=lambda each: (each.arm, each.seed)):
         found.setdefault(result.arm, []).append(result)
     return found
 
 
-def _counts(outcomes: str) -> dict[str, int | str]:
-    return {"successes": outcomes.count("1"), "rollouts": len(outcomes), "outcomes": outcomes}
-
-
 def commit_of(root: Path) -> str:
-    """The checkout's commit; ends in "-dirty" where tracked files other than docs/, which results are written
-    to, differ from it; "unknown" without git."""
+    """The checkout's commit. Where tracked files other than docs/, which results are written to, differ from
+    it, "-dirty-" and a digest of the difference follow; "unknown" without git."""
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+        changed = _git(root, "diff", "HEAD", "--", ".", ":!docs")
     except (OSError, subprocess.SubprocessError):
         return "unknown"
-    return f"{commit}-dirty" if changed else commit
+    return f"{commit}-dirty-{sha256(changed.encode())[:8]}" if changed else commit
 
 
 def _git(root: Path, *arguments: str) -> str:

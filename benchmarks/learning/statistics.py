@@ -1,9 +1,10 @@
 """Success of arms against each other, with intervals. Pure.
 
 An arm's outcomes are an array (training seeds, tasks, scenes) of 0 and 1; its success is the mean over all.
-Intervals are percentiles of a bootstrap over the scenes within each seed and task (Efron, Ann. Stat. 7,
-1979). Two arms are resampled together, since they ran the same scenes. They say how well these training seeds
-were measured; how far another training seed would fall, only the seeds' own values show.
+Intervals are percentiles of a bootstrap (Efron, Ann. Stat. 7, 1979); two arms are resampled together, since
+they ran the same scenes. Over the scenes within each seed and task, they say how well these training seeds
+were measured. Over seeds and scenes, seeds drawn first, they say how another set of training seeds might
+fall; from three seeds that is a rough answer, and rather too narrow a one.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,11 +24,14 @@ Statistic = Callable[..., np.ndarray]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % interval, and the value of each training seed, in their order."""
+    """A value with its 95 % intervals, and the value of each training seed, in their order.
+
+    interval: Over scenes within the seeds. over_seeds: Over seeds and scenes.
+    """
 
     value: float
-    low: float
-    high: float
+    interval: tuple[float, float]
+    over_seeds: tuple[float, float]
     seeds: list[float]
 
 
@@ -58,15 +62,20 @@ def estimate(statistic: Statistic, *arms: np.ndarray) -> Estimate | None:
     if not np.isfinite([value, *seeds]).all():
         return None
     rng = np.random.default_rng(0)
-    index = rng.integers(arms[0].shape[-1], size=(RESAMPLES, *arms[0].shape), dtype=np.int32)
-    drawn = statistic(*(_resampled(arm, index) for arm in arms))
+    scenes = rng.integers(arms[0].shape[-1], size=(RESAMPLES, *arms[0].shape), dtype=np.int32)
+    by_seed = [np.take_along_axis(arm[None], scenes, -1).mean(axis=(2, 3)) for arm in arms]
+    drawn = rng.integers(len(arms[0]), size=(RESAMPLES, len(arms[0])))
+    return Estimate(
+        float(value),
+        _interval(statistic(*(rates.mean(1) for rates in by_seed))),
+        _interval(statistic(*(np.take_along_axis(rates, drawn, 1).mean(1) for rates in by_seed))),
+        [float(each) for each in seeds],
+    )
+
+
+def _interval(drawn: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(drawn[np.isfinite(drawn)], PERCENT)
-    return Estimate(float(value), float(low), float(high), [float(each) for each in seeds])
-
-
-def _resampled(arm: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """(resamples,) mean success; `index` is (resamples, seeds, tasks, scenes)."""
-    return np.take_along_axis(arm[None], index, -1).mean(axis=(1, 2, 3))
+    return float(low), float(high)
 
 
 def percent(rate: np.ndarray) -> np.ndarray:

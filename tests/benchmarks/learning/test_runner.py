@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_to_the_same_result(run, tmp_path, monkeypatch):
     assert len(done) == 10 + 2 + 1  # what was killed in its second step is trained from its first
     for a, b in zip(versions["whole"][:5], versions["killed"], strict=True):
         assert all(np.array_equal(a[name], b[name]) for name in a)
-    assert read_results(tmp_path / "killed") == {"async": [again]}
+    assert read_results(tmp_path / "killed", [small()], SCALE) == {"async": [again]}
     assert not list((tmp_path / "killed" / "work").iterdir())
 
 
