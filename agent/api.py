@@ -24,10 +24,10 @@ from agent.sessions.session import Act
 from agent.sessions.session_desk import SessionDesk
 from agent.sessions.session_messages import StartRecording
 from agent.training.history import History
-from shared.envelope import MAX_BYTES
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
-from shared.messages import TaskText
+from shared.limits import MAX_MESSAGE_BYTES
+from shared.tasks import TaskText
 
 if TYPE_CHECKING:
     from agent.daemon import Agent
@@ -179,7 +179,7 @@ def make_api(agent: "Agent") -> Starlette:
         if agent.membership is None:
             raise _not_enrolled()
         body = await request.body()
-        if len(body) > MAX_BYTES:
+        if len(body) > MAX_MESSAGE_BYTES:
             raise ArmfleetError(f"a check-in of {len(body)} bytes is over the limit")
         answer = await agent.membership.exchange.check_in(body)
         return Response(answer, media_type="application/octet-stream")

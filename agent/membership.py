@@ -140,7 +140,7 @@ class Membership:
             "coordinator": self.ground.enrolment.url,
             "base_digest": self.ground.base_digest,
             "last_check_in_s": round(age, 1) if age is not None else None,
-            "refused": self.exchange.refused,
+            "refused": self.exchange.refused or self.exchange.unsent,
             "outbox": {"updates": len(pending), "ids": pending[:10]},
             "versions": self.versions_status(),
             "training": self.learning.status(),

@@ -17,6 +17,12 @@ What happens to promoted versions on the arms, within 200 rollouts (`benchmarks.
     field_power                 share of such versions that are rolled back
     field_false_rollback_rate   share rolled back of the versions that are as good as the one before
 
+The rates above leave `[promotion] max_task_loss` out. With it, simulated by the shipped comparison
+(`benchmarks.promotion.tasks`):
+
+    power_four_tasks            share promoted of candidates with 80 % against 60 % in each of four tasks
+    promoted_with_a_lost_task   of those that truly lose 20 points in one of four tasks, and win 45 elsewhere
+
 Exits with 1 when a candidate that is not better is promoted, or a version that is no worse rolled back, with
 more than 5 %, the power is below 0.8, the mean number of rollouts is above 60 % of McNemar's, or a simulation
 disagrees.
@@ -36,7 +42,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.outcome import measured
-from benchmarks.promotion import field_rollouts
+from benchmarks.promotion import field_rollouts, tasks
 from benchmarks.promotion.fixed_size import (
     ALPHA,
     CANDIDATE,
@@ -178,14 +184,14 @@ def rollouts_run(candidate: float, promoted: float, rng: np.random.Generator) ->
 
     With three tasks of `SCENES` scenes each, and the same rate of success in all of them.
     """
-    tasks, shares = ["a", "b", "c"], []
+    names, shares = ["a", "b", "c"], []
     for seed in range(EVALUATIONS):
-        order = draw_pairs(tasks, SCENES, seed)
+        order = draw_pairs(names, SCENES, seed)
         outcomes = rng.random((len(order), 2)) < (candidate, promoted)
         pairs = [Pair(draw.task, *map(int, row)) for draw, row in zip(order, outcomes, strict=True)]
-        used = order[: compare(pairs, tasks, max_task_loss=1.0, max_pairs=len(order)).pairs]
+        used = order[: compare(pairs, names, max_task_loss=1.0, max_pairs=len(order)).pairs]
         last = {draw.task: draw.scene for draw in used}
-        shares.append(sum(batch_of(scene, SCENES).stop for scene in last.values()) / (len(tasks) * SCENES))
+        shares.append(sum(batch_of(scene, SCENES).stop for scene in last.values()) / (len(names) * SCENES))
     return float(np.mean(shares))
 
 
@@ -211,6 +217,8 @@ def measure(seed: int) -> tuple[bool, dict[str, Any]]:
     falls = field_rollouts.falls(seed)
     console.print(field_rollouts.table(falls))
     field = field_rollouts.figures(falls)
+    limited, shown = tasks.figures(seed)
+    console.print(shown)
     ok = agreed and false_promotion <= ALPHA and found.better >= POWER and ratio <= RATIO_TARGET
     ok = ok and field["field_false_rollback_rate"] <= ALPHA and field["field_power"] >= POWER
     figures: dict[str, Any] = {
@@ -221,6 +229,7 @@ def measure(seed: int) -> tuple[bool, dict[str, Any]]:
         "power": round(found.better, 4),
         "mean_pairs": round(found.pairs, 2),
         "share_of_rollouts_run": round(run[CANDIDATE, PROMOTED], 4),
+        **limited,
         "simulation_agrees": agreed,
         **field,
     }

@@ -110,6 +110,7 @@ def coordinator_words(status: dict[str, Any]) -> tuple[str, str]:
         *(f"in simulation, {words}" for words in simulation_words(promoted["evaluation"])),
         *(f"on evaluation episodes, {words}" for words in station_words(promoted["at_stations"])),
         f"rounds: {status['aggregation']['now']}",
+        *(f"set aside: {why}" for why in status["aggregation"]["set_aside"]),
         f"evaluation: {status['evaluation']['now']}",
         f"exchange: {status['exchange']['now']}; training is {_wanted(status['exchange']['training'])}",
     ]

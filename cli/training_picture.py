@@ -143,7 +143,9 @@ def draw(node: str, records: Sequence[UpdateRecord]) -> Figure:
         place.xaxis.set_major_formatter(lambda x, _: _tick(round(x), records))
         place.set_xlabel("update, and the version it began from")
     figure.suptitle(f"Training on {node}", x=0.01, ha="left", fontsize=12)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    lines = axes[0, 0].get_legend_handles_labels()
+    for name in figure.legend(*lines, loc="outside lower left", ncols=3, frameon=False).get_texts():
+        name.set_parse_math(False)  # two $ in a task begin no formula
     return figure
 
 

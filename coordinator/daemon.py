@@ -35,6 +35,7 @@ from coordinator.registry.targets import Publisher
 from coordinator.rounds import Rounds
 from coordinator.status import Reporter
 from shared import systemd
+from shared.adapters import check_size
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.logging import setup_logging
@@ -89,6 +90,7 @@ class Daemon:
         self._config, state = config, config.state
         self._fleet = fleets.read(state)
         self._registry = Registry(state)
+        check_size(self._registry.versions.adapter(0)[0], config.recipe.rank)
         self._publisher = Publisher(state / "tuf")
         pool = open_pool(config, self._registry, self._fleet.base_digest)
         self._rounds = Rounds(config, self._registry, self._publisher, pool=pool)

@@ -54,6 +54,7 @@ class Reporter:
             "aggregation": {
                 "now": self._rounds.outlook(),
                 "waiting": len(self._registry.waiting()),
+                "set_aside": [row.refused for row in self._registry.index.set_aside()],
                 "staleness_histogram": self._registry.index.staleness_histogram(),
             },
             "evaluation": {

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import write_atomic
+from shared.limits import MAX_MESSAGE_BYTES, MAX_NUMBERS
 from shared.normalisation import Statistics
 from shared.recipe import Recipe
 
@@ -81,6 +82,31 @@ def digest(tensors: Mapping[str, np.ndarray], normalisation: Statistics | None =
     if normalisation is not None:
         state.update(f"normalisation|{normalisation.digest}".encode())
     return state.hexdigest()
+
+
+def check_size(tensors: Mapping[str, np.ndarray], rank: int) -> None:
+    """Do messages have room for this adapter and its updates (`shared.limits`)?
+
+    Args:
+        tensors: Of any version.
+        rank: Of LoRA's factors.
+
+    Raises:
+        ArmfleetError: CONFIG_INVALID: they don't; with the rank that would fit.
+    """
+    numbers = sum(array.size for array in tensors.values())
+    if numbers <= MAX_NUMBERS:
+        return
+    per_rank = sum(array.size for name, array in tensors.items() if ".lora_" in name) // rank
+    fits = (MAX_NUMBERS - numbers + per_rank * rank) // per_rank if per_rank else 0
+    smaller = f"set [recipe] rank to {fits} or less, or" if fits > 0 else "in [recipe]"
+    raise ArmfleetError(
+        f"the adapter of rank {rank} has {numbers / 1e6:.1f} million numbers: a check-in with two versions "
+        f"of it would have {numbers * 8 / 1e6:.0f} MB, at most {MAX_MESSAGE_BYTES / 1e6:.0f} MB are sent",
+        kept="everything as it is",
+        do=f"{smaller} name fewer modules (preset `attention`); the codec makes only updates smaller",
+        code=ExitCode.CONFIG_INVALID,
+    )
 
 
 def write_adapter(

@@ -26,11 +26,13 @@ from safetensors.numpy import save
 from shared.adapters import Tensors
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.limits import MAX_MESSAGE_BYTES
 from shared.quantise import pack_nibbles, quantise, restore, unpack_nibbles
 from shared.recipe import Codec
 
 LEVEL = 9
-MAX_BYTES = 64 * 2**20
+MAX_BYTES = MAX_MESSAGE_BYTES
+"""Of a payload, uncompressed."""
 BLOCK = 128
 """Numbers with one step. With 32 or 64 the same number of bytes had more error (docs/training.md)."""
 FACTOR, MODULE = 7, 127

@@ -17,10 +17,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from shared.errors import ArmfleetError
+from shared.limits import MAX_MESSAGE_BYTES
 
 LENGTH = struct.Struct("<I")
-MAX_BYTES = 64 * 2**20
-"""A full-size adapter (3.4 M parameters in fp32) is 14 MB; four times that is a generous bound."""
 
 
 def pack(header: BaseModel | Mapping[str, Any], blobs: Mapping[str, bytes] | None = None) -> bytes:
@@ -32,7 +31,7 @@ def pack(header: BaseModel | Mapping[str, Any], blobs: Mapping[str, bytes] | Non
     return b"".join([LENGTH.pack(len(head)), head, *blobs.values()])
 
 
-def unpack(data: bytes, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Any], dict[str, bytes]]:
+def unpack(data: bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> tuple[dict[str, Any], dict[str, bytes]]:
     """Inverse of `pack`.
 
     Raises:
@@ -67,7 +66,9 @@ def send(
     sock.sendall(LENGTH.pack(len(data)) + data)
 
 
-def recv(sock: socket.socket, max_bytes: int = MAX_BYTES) -> tuple[dict[str, Any], dict[str, bytes]] | None:
+def recv(
+    sock: socket.socket, max_bytes: int = MAX_MESSAGE_BYTES
+) -> tuple[dict[str, Any], dict[str, bytes]] | None:
     """Read one envelope; None when the peer has closed the stream between two envelopes.
 
     Raises:

@@ -2,10 +2,11 @@
 
 These models are the allow-list: unknown fields are refused on both sides, every string has a pattern and
 every list and map is bounded. What leaves a workstation has room for a sentence in two places only, and
-neither takes a slash or an @: a task's (120 characters: `UpdateHeader.losses`, `FieldResult.task`), and
-`CheckInReply.refused` (300 characters: why a node did not accept what it was sent). A frame, a state or an
-action has no field to travel in; mean and spread of all of a station's states and actions do, once, where the
-coordinator pools them (`shared.normalisation`). Of rollouts only task, labels and two counts leave.
+neither takes a slash or an @: a task's (120 characters: `UpdateHeader.losses`, `FieldResult.task`; of an
+instruction with other characters its words: `shared.tasks.told_task`), and `CheckInReply.refused` (300
+characters: why a node did not accept what it was sent). A frame, a state or an action has no field to travel
+in; mean and spread of all of a station's states and actions do, once, where the coordinator pools them
+(`shared.normalisation`). Of rollouts only task, labels and two counts leave.
 """
 
 from datetime import datetime
@@ -14,7 +15,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from shared.normalisation import Statistics
-from shared.recipe import Recipe, TaskText
+from shared.recipe import Recipe
+from shared.tasks import TaskText, ToldTask
 
 PROTOCOL = 1
 
@@ -25,6 +27,7 @@ Metric = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
 CodecName = Annotated[str, Field(pattern=r"^[a-z0-9-]{1,20}$")]
 RecipeDigest = Annotated[str, Field(pattern=r"^([0-9a-f]{16})?$")]
 """`shared.recipe.Recipe.digest`; empty: not told."""
+OptionalDigest = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Later = Field(default=None, exclude_if=lambda given: given is None)
 """A field that came after the first release: it is written only when it says something, so that the other
@@ -37,7 +40,11 @@ which rollouts make a pair (`coordinator.field`) must not change when another is
 MAX_RESULTS = 64
 """Field results in one answer, of all versions and tasks together."""
 MAX_WHY = 1000
+MAX_COUNT = 10**9
+"""Of whatever a station counts, and of a version's number: no honest one comes near (frames of a year of
+recording at 30 Hz), and larger ones don't fit where they are counted, weighed or stored."""
 
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 Why = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f-\x9f]*$", max_length=MAX_WHY)]
 """A reason for people: one line that does nothing to their terminal."""
 
@@ -59,13 +66,13 @@ class JudgedVersion(Message):
 class FieldResult(Message):
     """What became of a version's rollouts in one task on one arm, up to now: labels and counts."""
 
-    version: int = Field(ge=0)
-    task: TaskText
+    version: Count
+    task: ToldTask
     labels: str = Field(default="", pattern=r"^[01]*$", max_length=MAX_LABELS)
     """Of the first rollouts that a person labelled, in the order in which they ran: 1 success, 0 failure."""
-    interventions: int | None = Field(default=None, ge=0)
+    interventions: Count | None = None
     """How often the operator took over, in all rollouts; None: nobody counted."""
-    unsafe: int = Field(default=0, ge=0)
+    unsafe: Count = 0
     """Rollouts, labelled or not, that ended because the arm was no longer safe to use."""
 
 
@@ -131,16 +138,16 @@ class UpdateHeader(Message):
     protocol: Literal[1] = 1
     id: Id
     node: Name
-    base_version: int = Field(ge=0)
+    base_version: Count
     base_digest: Digest
     sha256: Digest
     """Of the encoded delta."""
     codec: CodecName = "fp16-zstd"
     """Of the delta. One that the coordinator does not know costs its sender this update, not every reply."""
-    examples: int = Field(ge=1)
+    examples: int = Field(ge=1, le=MAX_COUNT)
     """Frames of admitted training episodes that the update could draw from."""
-    steps: int = Field(ge=1)
-    losses: dict[TaskText, Finite] = Field(default={}, max_length=64)
+    steps: int = Field(ge=1, le=MAX_COUNT)
+    losses: dict[ToldTask, Finite] = Field(default={}, max_length=64)
     """Mean training loss per task."""
     metrics: dict[Metric, Finite] = Field(default={}, max_length=64)
     calibrations: list[Digest] = Field(default=[], max_length=64)
@@ -148,6 +155,9 @@ class UpdateHeader(Message):
     seconds: Finite = Field(default=0.0, ge=0)
     recipe: RecipeDigest = Field(default="", exclude_if=lambda given: not given)
     """That it was trained with; nothing is decided by it. An earlier release does not tell."""
+    base_tensors_digest: OptionalDigest = Field(default="", exclude_if=lambda given: not given)
+    """Of the version that it began from (`shared.adapters.digest`): a number alone names another version in
+    another fleet, or in a registry that was restored from a backup. An earlier release does not tell."""
 
 
 class CheckInReply(Message):

@@ -25,7 +25,7 @@ MIN_FRAMES = 100
 """Fewer frames are never told: of a handful the mean comes close to being one of them. Three
 seconds at 30 Hz."""
 MOST_FRAMES = 10**9
-"""A year of recording at 30 Hz; keeps a station that lies from claiming the whole pool."""
+"""A year of recording at 30 Hz. How much one station counts for in a pool is the coordinator's to limit."""
 LARGEST = 1000.0
 """Bound of a mean, units: joints turn through at most 360 degrees, the gripper's range is 0 to 100."""
 DIGITS = 6
@@ -63,6 +63,20 @@ class Moments(BaseModel):
         """(6,) float64, units: of all frames (divisor count, as LeRobot's), at least `MIN_STD`."""
         return np.maximum(np.sqrt(np.array(self.m2) / self.count), MIN_STD)
 
+    @property
+    def believable(self) -> bool:
+        """Whether values within `LARGEST` can have these moments: m2 / count + mean^2 is the mean of their
+        squares."""
+        squares = np.array(self.m2) / self.count + np.array(self.mean) ** 2
+        return bool((squares <= LARGEST**2).all())
+
+    def of_at_most(self, count: int) -> "Moments":
+        """The same mean and deviation, but no more than `count` frames."""
+        if self.count <= count:
+            return self
+        m2 = tuple((np.array(self.m2) * (count / self.count)).tolist())
+        return Moments(count=count, mean=self.mean, m2=m2)
+
 
 class Statistics(BaseModel):
     """Of a station's recordings, or of all stations'."""
@@ -96,7 +110,7 @@ def pooled(parts: Sequence[Statistics]) -> Statistics:
     given, in float64.
 
     Raises:
-        ValidationError: no parts, or more than `MOST_FRAMES` frames.
+        ValidationError: no parts, more than `MOST_FRAMES` frames, or values that no arm has.
     """
     return Statistics(
         state=_combined([part.state for part in parts]), action=_combined([part.action for part in parts])
@@ -127,4 +141,5 @@ def _combined(parts: Sequence[Moments]) -> Moments:
         m2 = m2 + np.array(part.m2) + apart**2 * (count * part.count / total)
         mean = mean + apart * (part.count / total)
         count = total
+    mean = np.clip(mean, -LARGEST, LARGEST)  # rounding may leave it a hair outside
     return Moments(count=count, mean=tuple(mean.tolist()), m2=tuple(m2.tolist()))

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from shared.module_patterns import alternatives, compiled
+from shared.tasks import TaskText
 
 _EXPERT = r"model\.vlm_with_expert\.lm_expert\..*\."
 ATTENTION = _EXPERT + r"(q_proj|k_proj|v_proj|o_proj)"
@@ -30,9 +31,6 @@ ALL_PROJECTIONS = (*PROJECTIONS, "action_in_proj", "action_time_mlp_in", "action
 Codec = Literal["fp16-zstd", "int4-zstd"]
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-
-TaskText = Annotated[str, Field(pattern=r"^[\w ,.'-]+$", max_length=120)]
-"""A task's sentence."""
 
 
 class Recipe(BaseModel):

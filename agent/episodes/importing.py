@@ -28,6 +28,7 @@ from agent.episodes.trash import id_of, thrown_away
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import IN_PROGRESS, durable_folder, free_bytes
+from shared.tasks import why_unusable
 
 PREFIX = "imported-"
 Event = dict[str, Any]
@@ -71,6 +72,8 @@ class Importer:
             event: Event = {"dataset": source.name, "number": number, "episode": episode_id}
             try:
                 rows = splitter.rows(entry)
+                if unusable := why_unusable(rows.tasks[0]):
+                    raise ArmfleetError(f"episode {number} of {source.name}: {unusable}")
                 digest = content_digest(rows.state, rows.action)
                 why = self._known(episode_id, digest, contents)
                 if not why:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from agent.evaluation.rollouts import RolloutRecord
 from agent.robot.safety import UNSAFE_CODES
 from shared.messages import MAX_LABELS, MAX_RESULTS, FieldResult, JudgedVersion
+from shared.tasks import told_task
 
 UNSAFE = frozenset(code.name.lower() for code in UNSAFE_CODES)
 """Reasons of rollouts that the arm's own health ended, as the control loop writes them."""
@@ -19,7 +20,8 @@ def field_results(records: Iterable[RolloutRecord], judged: Sequence[JudgedVersi
 
     A rollout that says nothing, neither labelled nor ended by an unsafe arm, nor taken over, is left out; one
     of a blinded comparison until that is over: what is reported is shown here, too. One that was taken over
-    is never labelled a success (`RolloutStore.label`); one that was done again counts for nothing.
+    is never labelled a success (`RolloutStore.label`); one that was done again counts for nothing. Tasks of
+    which the same words are told count as one.
 
     Args:
         records: All rollouts of this workstation.
@@ -30,8 +32,8 @@ def field_results(records: Iterable[RolloutRecord], judged: Sequence[JudgedVersi
     for version in judged:
         told: dict[str, list[RolloutRecord]] = {}
         for record in ordered:
-            if _is_of(record, version) and _says_something(record):
-                told.setdefault(record.task, []).append(record)
+            if _is_of(record, version) and _says_something(record) and (task := told_task(record.task)):
+                told.setdefault(task, []).append(record)
         results += [_result(version.version, task, rollouts) for task, rollouts in told.items()]
     return results[:MAX_RESULTS]
 

@@ -16,12 +16,11 @@ from shared.envelope import pack, unpack
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import sha256
+from shared.limits import MAX_UPDATE_BYTES
 from shared.messages import CheckIn, CheckInReply, FieldResult, Health, Held, UpdateHeader
 from shared.normalisation import Statistics
 
 DELTA_BLOB = "delta"
-MAX_DELTA_BYTES = 16 * 2**20
-"""Half-precision deltas of the largest recipe (3.4 M parameters) take 7 MB."""
 MAX_REFUSAL = 300
 
 
@@ -92,7 +91,8 @@ def reply(check_in: CheckIn, state: NodeState, update: tuple[UpdateHeader, bytes
     header = None
     if update is not None:
         header, delta = update
-        _check_update(header, delta, state.node)
+        if why := why_not_sent(header, delta, state.node):
+            raise ArmfleetError(why)
         blobs[DELTA_BLOB] = delta
     try:
         answer = CheckInReply(
@@ -112,6 +112,19 @@ def reply(check_in: CheckIn, state: NodeState, update: tuple[UpdateHeader, bytes
     return data
 
 
+def why_not_sent(header: UpdateHeader, delta: bytes, node: str) -> str:
+    """Why this update can't leave, now or ever, as a sentence; empty: it can."""
+    if header.node != node:
+        return f"update {header.id[:8]} was trained as '{header.node}', this is '{node}': it is not sent"
+    if len(delta) > MAX_UPDATE_BYTES:
+        size, most = len(delta) / 1e6, MAX_UPDATE_BYTES / 1e6
+        return (
+            f"update {header.id[:8]} is too large and not sent: {size:.1f} MB, at most {most:.1f}; "
+            "the fleet's recipe needs a lower rank or a smaller codec"
+        )
+    return ""
+
+
 def check_leaving(data: bytes) -> None:
     """Read an outgoing envelope as the coordinator would; raise ArmfleetError unless all of it may leave."""
     header, blobs = unpack(data)
@@ -128,10 +141,3 @@ def wire_sentence(text: str) -> str:
     """`text` without paths and characters that may not leave; the full sentence stays in the journal."""
     words = [word for word in text.split() if "/" not in word and "@" not in word]
     return re.sub(r"[^A-Za-z0-9_ ,.:;'()-]", "", " ".join(words))[:MAX_REFUSAL]
-
-
-def _check_update(header: UpdateHeader, delta: bytes, node: str) -> None:
-    if header.node != node:
-        raise ArmfleetError(f"an update of '{header.node}' lies in the outbox of '{node}': it was not sent")
-    if len(delta) > MAX_DELTA_BYTES:
-        raise ArmfleetError(f"an update of {len(delta)} bytes was not sent: the limit is {MAX_DELTA_BYTES}")

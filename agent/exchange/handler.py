@@ -18,7 +18,7 @@ from agent.exchange import check_in
 from agent.exchange.inbox import Inbox, Outcome
 from agent.exchange.outbox import Outbox
 from shared.files import write_atomic
-from shared.messages import CheckIn, FieldResult, Health, Held, JudgedVersion
+from shared.messages import CheckIn, FieldResult, Health, Held, JudgedVersion, UpdateHeader
 from shared.normalisation import Statistics
 from shared.recipe import Recipe
 
@@ -83,6 +83,8 @@ class Exchange:
         self.plan = self._load_plan()
         self.refused = ""
         """Why something in the last check-in was not accepted."""
+        self.unsent = ""
+        """Why the last finished update was set aside."""
         self.told: list[FieldResult] = []
         """What was last reported of rollouts."""
 
@@ -101,6 +103,7 @@ class Exchange:
             statistics = await asyncio.to_thread(self._statistics_for, request)
             if request.judged is not None:
                 self.told = await asyncio.to_thread(self._field, request.judged)
+            update = await asyncio.to_thread(self._next_update)
             activity, health, running = self._describe()
             state = check_in.NodeState(
                 node=self._node,
@@ -109,11 +112,11 @@ class Exchange:
                 activity=activity,
                 held=self._held(running),
                 health=health,
-                refused=self.refused,
+                refused=self.refused or self.unsent,
                 statistics=statistics,
                 field=self.told if request.judged is not None else (),
             )
-            return await asyncio.to_thread(lambda: check_in.reply(request, state, self.outbox.first()))
+            return await asyncio.to_thread(lambda: check_in.reply(request, state, update))
 
     def _take(self, request: CheckIn, blobs: dict[str, bytes]) -> Outcome:
         self.outbox.acknowledge(request.acknowledged)
@@ -124,6 +127,17 @@ class Exchange:
         self.refused = outcome.sentence
         self._keep_plan(request, wanted=not other)
         return outcome
+
+    def _next_update(self) -> tuple[UpdateHeader, bytes] | None:
+        """The oldest update that can be sent; others are set aside, so that they hold up nothing."""
+        while (update := self.outbox.first()) is not None:
+            why = check_in.why_not_sent(*update, self._node)
+            if not why:
+                self.unsent = ""
+                return update
+            self.outbox.set_aside(update[0].id, why)
+            self.unsent = why
+        return None
 
     def _statistics_for(self, request: CheckIn) -> Statistics | None:
         wanted = request.statistics

@@ -89,7 +89,8 @@ def _already(present: Enrolment, bundle: JoinBundle) -> Enrolment:
         f"this workstation belongs to the fleet '{present.fleet}' ({present.url}), "
         f"the bundle is for '{bundle.fleet}' ({bundle.url})",
         kept="the present enrolment and everything recorded",
-        do="to change fleets, stop the agent and move its enrolment, tuf, adapters and outbox folders away",
+        do="to change fleets, stop the agent and move its enrolment, tuf, adapters, outbox and training "
+        "folders and learning.json away",
         code=ExitCode.JOIN_OTHER_COORDINATOR,
     )
 

@@ -19,7 +19,8 @@ from shared.files import IN_PROGRESS, remove_in_progress, sha256
 from shared.messages import UpdateHeader
 
 HEADER, DELTA = "header.json", "delta.bin"
-DAMAGED = ".damaged-"
+DAMAGED, UNSENT = ".damaged-", ".unsent-"
+"""What is set aside, for a person to look at."""
 
 
 class Outbox:
@@ -54,6 +55,11 @@ class Outbox:
                 path = self.folder / update_id
                 path.rename(self.folder / f"{DAMAGED}{update_id}")
         return None
+
+    def set_aside(self, update_id: str, why: str) -> None:
+        """Keep an update that can't be sent where it holds up no other."""
+        logger.bind(update=update_id).error("{}; it is kept as {}{}", why, UNSENT, update_id)
+        (self.folder / update_id).rename(self.folder / f"{UNSENT}{update_id}")
 
     def load(self, update_id: str) -> tuple[UpdateHeader, bytes]:
         """Read one update.

@@ -8,7 +8,7 @@ from agent.sessions.series import Phase, Plan
 from agent.sessions.session_messages import ArmTold, Told
 from agent.takeovers import Takeovers
 from agent.versions import Slot
-from shared.messages import TaskText
+from shared.tasks import TaskText
 
 
 class StartSeries(BaseModel):

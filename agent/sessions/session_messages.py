@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agent.episodes.record import EpisodeRecord, Label, Verdict
 from agent.robot.joints import JOINTS
 from agent.sessions.session import Phase
-from shared.messages import TaskText
+from shared.tasks import TaskText
 
 ATTENDED_S = 3.0
 """A terminal with keys says several times a second that it is there; silent for so long, it is lost."""

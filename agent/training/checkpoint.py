@@ -81,6 +81,13 @@ class Progress(BaseModel):
     """Of the GPU; None: no step yet, or a step of which it was not told."""
     delivered: bool = False
     """The update lies in the outbox; only the optimiser's moments and the residual are still of use."""
+    diverged: bool = False
+    """It won't become an update: there are no moments, and going on would end where it ended."""
+
+    @property
+    def unfinished(self) -> bool:
+        """There is something to go on with."""
+        return not (self.delivered or self.diverged)
 
     def after_step(
         self,

@@ -4,11 +4,14 @@ The tower is three quarters of a training step's arithmetic and a constant as lo
 change. Stored in half precision (3e-5 relative error of the gradient).
 """
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
@@ -30,7 +33,8 @@ _NAME = 24
 
 
 class FeatureStore(FrameStore):
-    """Features of one base's vision tower: rows of (cameras, tokens, width).
+    """Features of one base's vision tower: rows of (cameras, tokens, width). Videos are decoded as they are
+    encoded, all cameras in step, so that memory holds the pictures of one piece only.
 
     Args:
         folder: For this store alone; created. `prune` removes the files of other bases.
@@ -60,16 +64,23 @@ class FeatureStore(FrameStore):
                 do="name the cameras in agent.toml as the base policy does",
                 code=ExitCode.CONFIG_INVALID,
             )
+        pictures = {camera: iter(frames[camera]) for camera in self._cameras}
         for start in range(0, len(episode), CHUNK):
-            images = {
-                camera: torch.from_numpy(frames[camera][start : start + CHUNK]) for camera in self._cameras
-            }
-            yield self._pieces.run(min(CHUNK, len(episode) - start), partial(self._embed, images))
+            size = min(CHUNK, len(episode) - start)
+            images = {camera: _next(size, each) for camera, each in pictures.items()}
+            yield self._pieces.run(size, partial(self._embed, images))
+        for each in pictures.values():
+            deque(each, maxlen=0)  # a video with too many pictures says so at its end
 
     def _embed(self, images: Mapping[str, torch.Tensor], pieces: Sequence[slice]) -> torch.Tensor:
         device = next(self._policy.parameters()).device
         rows = [{c: part[piece].to(device) for c, part in images.items()} for piece in pieces]
         return torch.cat([embed_images(self._policy, row).half().cpu() for row in rows])
+
+
+def _next(size: int, pictures: Iterator[np.ndarray]) -> torch.Tensor:
+    """(size, H, W, 3) uint8."""
+    return torch.from_numpy(np.stack(list(islice(pictures, size))))
 
 
 def processing(policy: SmolVLAPolicy) -> tuple[object, ...]:

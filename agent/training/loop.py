@@ -32,6 +32,21 @@ ACTION_FRAMES = 8
 MICRO_BATCH = "[training] micro_batch"
 
 
+class DivergedError(ArmfleetError):
+    """The loss or its gradient is no number any more: going on from there leads nowhere.
+
+    Args:
+        what: Which of the two, of which step, and what it is.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"training diverged: {what}",
+            kept="the version this update started from",
+            do="lower the recipe's learning rate",
+        )
+
+
 class Loop:
     """Trains the adapter of `model` in place, in float32 and a whole batch at once until `begin` says
     otherwise.
@@ -67,7 +82,7 @@ class Loop:
         self._pieces = MicroBatch(progress.micro_batch or self._recipe.batch, MICRO_BATCH)
         self._mixed = MixedPrecision(self._device.type, progress.precision, progress.scaler)
         if progress.step == 0 and not self._recipe.keep_optimiser:
-            self._optimiser.state.clear()
+            self.forget()
 
     @property
     def micro_batch(self) -> int:
@@ -93,22 +108,21 @@ class Loop:
             before clipping.
 
         Raises:
-            ArmfleetError: the loss is not finite, or one frame does not fit in memory; the parameters are
-                unchanged.
+            DivergedError: the loss is not finite, or the gradient although nothing is scaled.
+            ArmfleetError: one frame does not fit in memory. Either leaves parameters and moments unchanged.
         """
         seed = self._recipe.seed
         rows = rows_of_step(len(samples), self._recipe.batch, number, seed_of(seed, self._node, "rows"))
         noise_seed = seed_of(seed, self._node, number)
         losses = self._pieces.run(len(rows), lambda pieces: self._backward(samples, rows, pieces, noise_seed))
         if not torch.isfinite(losses).all():
-            raise ArmfleetError(
-                f"training diverged: the loss of step {number} is {losses.mean().item()}",
-                kept="the version this update started from",
-                do="lower the recipe's learning rate",
-            )
+            raise DivergedError(f"the loss of step {number} is {losses.mean().item()}")
         self._mixed.scaler.unscale_(self._optimiser)
         self._pull_to_start()
         norm = torch.nn.utils.clip_grad_norm_(self._named.values(), self._recipe.clip)
+        if not self._mixed.scaler.is_enabled() and not torch.isfinite(norm):
+            # One such step makes parameters and moments NaN, and moments outlive the update.
+            raise DivergedError(f"the gradient of step {number} has the norm {norm.item()}")
         self._mixed.scaler.step(self._optimiser)
         self._mixed.scaler.update()
         return _per_task(samples.tasks, samples.task[rows], losses), float(norm)
@@ -144,16 +158,24 @@ class Loop:
                     groups.setdefault(group, {})[name] = moments[key]
         return groups
 
-    def restore(self, state: Mapping[str, Mapping[str, torch.Tensor]], parameters: bool) -> bool:
+    def forget(self) -> None:
+        """Go on without moments."""
+        self._optimiser.state.clear()
+
+    def restore(self, state: Mapping[str, Mapping[str, torch.Tensor]], parameters: bool) -> str:
         """Take over the moments, or that there are none of this optimiser, and parameters too if asked.
 
         Returns:
-            False when the state belongs to another adapter shape; then nothing was changed.
+            Why not, where nothing was changed: the state belongs to another adapter shape, or what is asked
+            of it holds numbers that are not finite. Else nothing.
         """
         shapes = {name: p.shape for name, p in self._named.items()}
         for group in ("now", *(self._moments.keys() - {"count"})):
             if group in state and {n: t.shape for n, t in state[group].items()} != shapes:
-                return False
+                return "the adapter has other modules or another rank"
+        wanted = [*self._moments, "now"] if parameters else [*self._moments]
+        if not all(torch.isfinite(t).all() for group in wanted for t in state.get(group, {}).values()):
+            return "the checkpoint holds numbers that are not finite"
         self._optimiser.state.clear()
         with torch.no_grad():
             for name, parameter in self._named.items():
@@ -164,7 +186,7 @@ class Loop:
                         key: state[group][name].to("cpu" if group == "count" else self._device, copy=True)
                         for group, key in self._moments.items()
                     }
-        return True
+        return ""
 
     def _backward(
         self, samples: Samples, rows: np.ndarray, pieces: Sequence[slice], noise_seed: int

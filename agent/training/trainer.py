@@ -12,7 +12,7 @@ anywhere in between, `resume` in a new process ends with the same update: same i
 
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -25,13 +25,14 @@ from peft import PeftModel
 
 from agent.episodes.leaks import LeakGuard
 from agent.training import feedback
-from agent.training.augmentation import with_augmentations
 from agent.training.building import OnBuild
 from agent.training.cache import TrainingCache
+from agent.training.callbacks import Callbacks, Deliver, OnStep
 from agent.training.checkpoint import Progress, State, VersionMeasured, load_checkpoint, save_checkpoint
-from agent.training.data import EpisodeFolder, Split, without_tasks
+from agent.training.choice import chosen
+from agent.training.data import EpisodeFolder, Split
 from agent.training.energy import GpuEnergy
-from agent.training.loop import Loop
+from agent.training.loop import DivergedError, Loop
 from agent.training.memory import PeakMemory
 from agent.training.parameters import number_of, write_trainable
 from agent.training.precision import Precision, resolve
@@ -39,7 +40,6 @@ from agent.training.samples import Samples
 from agent.training.update import Measured, Update, make_update
 from shared.adapters import Tensors, digest
 from shared.errors import ArmfleetError
-from shared.exit_codes import ExitCode
 from shared.files import remove_in_progress
 from shared.normalisation import Statistics
 from shared.policy.adapter import adapter_parameters, add_adapter, remove_adapter, set_tensors
@@ -51,9 +51,6 @@ from shared.recipe import Recipe
 CHECKPOINT = "checkpoint.safetensors"
 MAX_PAUSE_S = 5.0
 """Longest sleep after a step, whatever the duty cycle: a suspended machine must not count as a slow one."""
-
-Deliver = Callable[[Update], None]
-OnStep = Callable[[int, int, float], None]
 
 
 class LocalTrainer:
@@ -119,9 +116,9 @@ class LocalTrainer:
         return self._policy
 
     def unfinished(self) -> Progress | None:
-        """The update that a killed process left behind, if any."""
+        """The update that a killed process or an error left behind, if any; none that diverged."""
         progress = self._last[0] if self._last else None
-        return progress if progress is not None and not progress.delivered else None
+        return progress if progress is not None and progress.unfinished else None
 
     def train(
         self,
@@ -148,8 +145,20 @@ class LocalTrainer:
             ArmfleetError: no admitted training episodes, an adapter or a recipe that does not fit, or a
                 diverged loss.
         """
+        callbacks = Callbacks(deliver, on_step, on_build)
+        return self._train(tensors, version, recipe, learning_rate, normalisation, callbacks)
+
+    def _train(
+        self,
+        tensors: Tensors,
+        version: int,
+        recipe: Recipe,
+        learning_rate: float,
+        normalisation: Statistics | None,
+        callbacks: Callbacks,
+    ) -> Update:
         check_delay(self._base, recipe)
-        split = self._split(recipe, on_build=on_build)
+        split = self._split(recipe, on_build=callbacks.on_build)
         loop = self._prepare(recipe)
         set_tensors(self._required_model(), tensors)
         before = self._last[0] if self._last else None
@@ -170,7 +179,7 @@ class LocalTrainer:
         )
         start = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in tensors.items()}
         fixed: State = {"start": start, "residual": feedback.owed(self._last, progress, tensors)}
-        return self._run(loop, progress, fixed, split, deliver, on_step, on_build)
+        return self._run(loop, progress, fixed, split, callbacks)
 
     def resume(
         self,
@@ -178,67 +187,96 @@ class LocalTrainer:
         on_step: OnStep | None = None,
         on_build: OnBuild | None = None,
     ) -> Update:
-        """Finish the update that `unfinished` names.
+        """Finish the update that `unfinished` names, from its checkpoint on disk.
 
-        Where its episodes are no longer all there, or the base is another one, it starts again from its
-        version.
+        Where its episodes are no longer all there, the base is another one, or its numbers are not finite, it
+        starts again from its version; the log says why.
 
         Raises:
             ArmfleetError: as `train`; also when there is nothing to resume.
         """
-        progress = self.unfinished()
-        if progress is None or self._last is None:
+        callbacks = Callbacks(deliver, on_step, on_build)
+        if self.unfinished() is not None:
+            # What is in memory is the live adapter, which went on after the checkpoint was written.
+            self._last = load_checkpoint(self._checkpoint)
+        if self.unfinished() is None or self._last is None:
             raise ArmfleetError("there is no unfinished update to resume")
-        _, state = self._last
+        progress, state = self._last
         fixed: State = {"start": state["start"], "residual": state.get("residual", {})}
-        split = self._split(progress.recipe, progress.episodes, on_build)
+        split = self._split(progress.recipe, progress.episodes, callbacks.on_build)
         by_digest = {episode.digest: episode for episode in split.train}
         loop = self._prepare(progress.recipe)
-        unchanged = progress.base_digest == self._base_digest and set(progress.episodes) <= by_digest.keys()
-        if not unchanged or not loop.restore(state, parameters=True):
-            logger.bind(update=progress.update_id).warning("its episodes or its base changed: started again")
-            tensors = {name: tensor.numpy() for name, tensor in state["start"].items()}
-            return self.train(
-                tensors,
+        gone = len(set(progress.episodes) - by_digest.keys())
+        if progress.base_digest != self._base_digest:
+            why_not = "the base policy is another one"
+        elif gone:
+            why_not = f"{gone} of its {len(progress.episodes)} episodes no longer train"
+        else:
+            why_not = loop.restore(state, parameters=True)
+        if why_not:
+            logger.bind(update=progress.update_id).warning("the update starts again: {}", why_not)
+            return self._train(
+                {name: tensor.numpy() for name, tensor in state["start"].items()},
                 progress.base_version,
                 progress.recipe,
                 progress.learning_rate,
-                deliver,
-                on_step,
                 progress.normalisation,
-                on_build,
+                callbacks,
             )
         split = Split(tuple(by_digest[digest] for digest in progress.episodes), split.eval)
         logger.bind(update=progress.update_id).info("resumed at step {}", progress.step)
-        return self._run(loop, progress, fixed, split, deliver, on_step, on_build)
+        return self._run(loop, progress, fixed, split, callbacks)
 
     def _run(
-        self,
-        loop: Loop,
-        progress: Progress,
-        fixed: State,
-        split: Split,
-        deliver: Deliver | None,
-        on_step: OnStep | None,
-        on_build: OnBuild | None,
+        self, loop: Loop, progress: Progress, fixed: State, split: Split, callbacks: Callbacks
     ) -> Update:
         """Train, or go on training, one update; `fixed` is what stays in its checkpoints throughout: the
         version's adapter ("start") and what its codec owes from before ("residual")."""
-        start, steps = fixed["start"], progress.recipe.steps
-        version = digest({name: tensor.numpy() for name, tensor in start.items()}, progress.normalisation)
-        self._memory.reset()
-        loop.begin(progress, start)
+        start = {name: tensor.numpy() for name, tensor in fixed["start"].items()}
+        version_digest = digest(start, progress.normalisation)
+        loop.begin(progress, fixed["start"])
         self._save(loop, progress, fixed)
-        self._cache.serve(split, progress.prefixes, on_build)
-        if split.eval and progress.version_is_due(version):
-            progress = self._measure_version(loop, progress, split, version)
+        self._cache.serve(split, progress.prefixes, callbacks.on_build)
+        if split.eval and progress.version_is_due(version_digest):
+            progress = self._measure_version(loop, progress, split, version_digest)
             self._save(loop, progress, fixed)
         samples = self._samples_of(split, "train", progress.normalisation)
-        saved = time.monotonic()
+        progress = self._steps(loop, progress, fixed, samples, callbacks.on_step)
+        now = {name: tensor.cpu().numpy() for name, tensor in loop.state()["now"].items()}
+        wanted = feedback.with_residual({name: now[name] - start[name] for name in now}, fixed["residual"])
+        examples = len(samples) // (1 + progress.recipe.augmentations)
+        measured, progress = self._measured(loop, progress, split, version_digest), self._with_peak(progress)
+        calibrations = {episode.calibration for episode in split.train}
+        try:
+            update = make_update(
+                progress, self._node, version_digest, wanted, examples, measured, calibrations
+            )
+        except ArmfleetError:  # the change can't be encoded: it would be the same the next time
+            self._abandon(loop, progress, fixed)
+            raise
+        residual = feedback.left_out(wanted, update.delta, progress.recipe.codec)
+        if callbacks.deliver is not None:
+            callbacks.deliver(update)
+        self._save_delivered(loop, progress, fixed | {"residual": residual})
+        return update
+
+    def _steps(
+        self, loop: Loop, progress: Progress, fixed: State, samples: Samples, on_step: OnStep | None
+    ) -> Progress:
+        """Do what is left of the update's steps, with a checkpoint every `checkpoint_s` and after the last.
+
+        Raises:
+            ArmfleetError: as `Loop.step`; an update that diverged is abandoned.
+        """
+        steps, saved = progress.recipe.steps, time.monotonic()
         self._energy.begin()
         while progress.step < steps:
             began = time.monotonic()
-            losses, norm = loop.step(samples, progress.first_step + progress.step)
+            try:
+                losses, norm = loop.step(samples, progress.first_step + progress.step)
+            except DivergedError:
+                self._abandon(loop, progress, fixed)
+                raise
             shrunk = loop.micro_batch != progress.micro_batch
             progress = progress.after_step(
                 losses, norm, time.monotonic() - began, self._energy.taken()
@@ -250,30 +288,27 @@ class LocalTrainer:
                 self._save(loop, progress, fixed)
                 saved = time.monotonic()
             self._pause(time.monotonic() - began)
-        trainable = number_of(adapter_parameters(self._required_model()))
-        held_out = self._held_out(loop, split, progress.normalisation)
-        measured = Measured(datetime.now(UTC), *held_out, trainable, progress.measured_of(version))
-        now = {name: tensor.cpu() for name, tensor in loop.state()["now"].items()}
-        delta = {name: (now[name] - start[name]).numpy() for name in now}
-        wanted = feedback.with_residual(delta, fixed["residual"])
-        calibrations = {episode.calibration for episode in split.train}
-        progress = self._with_peak(progress)
-        examples = len(samples) // (1 + progress.recipe.augmentations)
-        update = make_update(progress, self._node, wanted, examples, measured, calibrations)
-        residual = feedback.left_out(wanted, update.delta, progress.recipe.codec)
-        if deliver is not None:
-            deliver(update)
-        self._save(loop, progress.model_copy(update={"delivered": True}), fixed | {"residual": residual})
-        return update
+        return progress
 
-    def _measure_version(self, loop: Loop, progress: Progress, split: Split, version: str) -> Progress:
+    def _abandon(self, loop: Loop, progress: Progress, fixed: State) -> None:
+        """Nobody goes on with this update, and the next one begins without its moments."""
+        loop.forget()
+        self._save(loop, progress.model_copy(update={"diverged": True}), fixed)
+
+    def _measure_version(self, loop: Loop, progress: Progress, split: Split, version_digest: str) -> Progress:
         """`progress`, with what the version of this digest does before the first step."""
         losses, errors = self._held_out(loop, split, progress.normalisation)
         measured = VersionMeasured(
-            digest=version, total_steps=progress.first_step, loss=losses, action_mse=errors
+            digest=version_digest, total_steps=progress.first_step, loss=losses, action_mse=errors
         )
         # Memory may have run out meanwhile: a resumed update goes on with as few frames at once.
         return progress.model_copy(update={"version": measured, "micro_batch": loop.micro_batch})
+
+    def _measured(self, loop: Loop, progress: Progress, split: Split, version_digest: str) -> Measured:
+        """What the finished update's header says of it."""
+        trainable = number_of(adapter_parameters(self._required_model()))
+        held_out = self._held_out(loop, split, progress.normalisation)
+        return Measured(datetime.now(UTC), *held_out, trainable, progress.measured_of(version_digest))
 
     def _held_out(
         self, loop: Loop, split: Split, normalisation: Statistics | None
@@ -289,13 +324,14 @@ class LocalTrainer:
         if self._loop is None or recipe != self._recipe:
             if self._model is not None:
                 remove_adapter(self._model)
+                self._model = self._loop = None  # the next one may be refused
             self._policy.requires_grad_(False)
             self._model = add_adapter(self._policy, recipe)
             self._policy.eval()  # no dropout anywhere, and frozen layers stay as they are
             self._loop, self._recipe = Loop(self._policy, self._model, recipe, self._node), recipe
             write_trainable(self._folder, adapter_parameters(self._model), self._model)
-            if self._last is not None and not self._loop.restore(self._last[1], parameters=False):
-                logger.info("the recipe has other modules than the last one: the optimiser starts afresh")
+            if self._last is not None and (why_not := self._loop.restore(self._last[1], parameters=False)):
+                logger.info("the optimiser starts afresh: {}", why_not)
         return self._loop
 
     def _required_model(self) -> PeftModel:
@@ -305,39 +341,11 @@ class LocalTrainer:
     def _split(
         self, recipe: Recipe, only: Collection[str] | None = None, on_build: OnBuild | None = None
     ) -> Split:
-        """What trains and what evaluates; of the training episodes `only` these digests, where given: what an
-        update does not need is not computed before it goes on."""
+        """What the update is made from, with the first tier of the cache; its peak of memory counts from
+        here."""
+        self._memory.reset()
         split = self._episodes.read() if isinstance(self._episodes, EpisodeFolder) else self._episodes
-        train = without_tasks(split.train, recipe.never_train)
-        if left := len(split.train) - len(train):
-            logger.warning("{} episodes show tasks that the coordinator keeps unseen: they don't train", left)
-        train = with_augmentations(train, recipe.augmentations)
-        if only is not None:
-            train = [episode for episode in train if episode.digest in only]
-        split = self._with_features(Split(tuple(train), split.eval), on_build)
-        if not split.train and only is None:
-            raise ArmfleetError(
-                "there is nothing to train on: no admitted training episode",
-                do="record demonstrations; the agent's log says why any were quarantined",
-            )
-        return split
-
-    def _with_features(self, split: Split, on_build: OnBuild | None) -> Split:
-        """`split` with the first tier built; an episode with a damaged video is left out, with the cause in
-        the log."""
-        damaged: set[str] = set()
-        for episode in self._cache.without_features([*split.train, *split.eval], on_build):
-            try:
-                self._cache.admit(episode)
-            except ArmfleetError as error:
-                if error.code != ExitCode.EPISODE_DAMAGED:
-                    raise
-                logger.bind(episode=episode.id).warning("left out of training: {}", error)
-                damaged.add(episode.digest)
-        return Split(
-            tuple(episode for episode in split.train if episode.digest not in damaged),
-            tuple(episode for episode in split.eval if episode.digest not in damaged),
-        )
+        return chosen(split, recipe, self._cache, only, on_build)
 
     def _samples_of(self, split: Split, which: str, normalisation: Statistics | None) -> Samples:
         episodes = split.train if which == "train" else split.eval
@@ -356,6 +364,16 @@ class LocalTrainer:
         progress, state = self._with_peak(progress), loop.state() | fixed
         save_checkpoint(self._checkpoint, progress, state)
         self._last = (progress, state)
+
+    def _save_delivered(self, loop: Loop, progress: Progress, fixed: State) -> None:
+        """Note that the update lies where it belongs. Where the disk refuses, this process knows it, and the
+        next one delivers the same update again."""
+        progress = progress.model_copy(update={"delivered": True})
+        self._last = (progress, loop.state() | fixed)
+        try:
+            self._save(loop, progress, fixed)
+        except OSError as error:
+            logger.bind(update=progress.update_id).warning("it can't be noted as delivered: {}", error)
 
     def _with_peak(self, progress: Progress) -> Progress:
         """`progress` with the highest memory so far, an earlier process of the same update included."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,17 +10,19 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from loguru import logger
 
 from agent.training.checkpoint import Progress, VersionMeasured
 from agent.training.history import UpdateRecord
 from shared.codec import encode
 from shared.files import durable_folder, sha256
 from shared.messages import UpdateHeader
-from shared.tasks import START_LOSS, START_MSE, metric_name
+from shared.tasks import START_LOSS, START_MSE, metric_name, told_task
 
 HEADER, DELTA = "header.json", "delta.bin"
-MAX_CALIBRATIONS = MAX_METRICS = 64
+MAX_CALIBRATIONS = MAX_METRICS = MAX_LOSSES = 64
 """As many as `shared.messages.UpdateHeader` lets pass."""
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Measured:
 def make_update(
     progress: Progress,
     node: str,
+    base_tensors: str,
     delta: Mapping[str, np.ndarray],
     examples: int,
     measured: Measured,
@@ -56,9 +60,10 @@ def make_update(
     """Encode a finished update.
 
     Args:
+        base_tensors: Digest of the version that it began from (`shared.adapters.digest`).
         delta: What of the change of each adapter tensor is to be sent, float32; the recipe says how.
         examples: Frames that training could draw from, however often their pictures were altered.
-        calibrations: Digests with which the training episodes were recorded; empty ones are left out.
+        calibrations: Digests with which the training episodes were recorded; what is none is left out.
 
     Raises:
         ArmfleetError: UPDATE_REFUSED: the change is not finite.
@@ -96,13 +101,31 @@ def make_update(
         codec=codec,
         examples=examples,
         steps=progress.step,
-        losses={task: _short(loss) for task, loss in record.train_loss.items()},
+        losses=losses_of(record),
         metrics=metrics_of(record),
-        calibrations=sorted(set(filter(None, calibrations)))[:MAX_CALIBRATIONS],
+        calibrations=sorted(filter(DIGEST.fullmatch, set(calibrations)))[:MAX_CALIBRATIONS],
         seconds=record.seconds,
         recipe=record.recipe,
+        base_tensors_digest=base_tensors,
     )
     return Update(header, data, record)
+
+
+def losses_of(record: UpdateRecord) -> dict[str, float]:
+    """What the header says of the losses: of each task as much of its sentence as may leave, of as many tasks
+    as have room. The rest is left out, with a line in the log: a label is worth no update."""
+    found: dict[str, float] = {}
+    for task, loss in record.train_loss.items():
+        if math.isfinite(loss) and (told := told_task(task)):
+            found.setdefault(told, _short(loss))
+    found = dict(islice(found.items(), MAX_LOSSES))
+    if left := len(record.train_loss) - len(found):
+        logger.bind(update=record.update).info(
+            "the coordinator is told the losses of {} tasks; those of {} more are in the history",
+            len(found),
+            left,
+        )
+    return found
 
 
 def metrics_of(record: UpdateRecord) -> dict[str, float]:

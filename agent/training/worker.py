@@ -6,8 +6,8 @@ Events     ready | building{tier, episode, episodes} | progress{step, steps, los
            | failed{what, kept, do, code}
 
 Lowest CPU and I/O priority. SIGKILL is the ordinary way to stop it: on the next start an unfinished update
-goes on from its checkpoint. `update` is said after the update's folder got its name in the outbox and its
-measurements their line in the history.
+goes on from its checkpoint; after an error, at the next `train`. `update` is said after the update's folder
+got its name in the outbox and its measurements their line in the history.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from loguru import logger
 
 from agent.config import AgentConfig, load_agent_config
 from agent.episodes.held_out import leak_guard
+from agent.training.checkpoint import Progress
 from agent.training.history import History
 from agent.training.loggers import Logger, make_loggers, write_all
 from agent.training.trainer import LocalTrainer
@@ -70,16 +71,14 @@ class TrainingWorker:
         left = self._trainer.unfinished()
         if left is not None:
             with self._lock:
-                self._begin(
-                    left.base_version,
-                    lambda: self._trainer.resume(self._deliver, self._on_step, self._on_build),
-                )
+                self._begin_rest_of(left)
 
     def train(self, fields: dict[str, Any]) -> dict[str, Any]:
         """Handler of `train`: begins an update and returns at once.
 
         An update of the same version that was resumed counts as begun. One of another version is finished
-        first: `started` is false then, and the daemon asks again.
+        first: `started` is false then, and the daemon asks again. One of the same version and recipe that an
+        error ended (the disk was full when it was to be delivered) goes on from its checkpoint.
 
         Raises:
             ArmfleetError: the version's folder can't be read.
@@ -89,6 +88,10 @@ class TrainingWorker:
         with self._lock:
             if self._running is not None:
                 return {"started": self._running["version"] == version}
+            left = self._trainer.unfinished()
+            if left is not None and (left.base_version, left.recipe) == (version, recipe):
+                self._begin_rest_of(left)
+                return {"started": True}
             tensors, _, manifest = read_adapter(Path(fields["folder"]))
             normalisation = manifest.normalisation if manifest else None
             learning_rate = float(fields["learning_rate"])
@@ -111,6 +114,11 @@ class TrainingWorker:
         """Handler of `status`."""
         running = self._running
         return {"training": running is not None, **(running or {})}
+
+    def _begin_rest_of(self, left: Progress) -> None:
+        self._begin(
+            left.base_version, lambda: self._trainer.resume(self._deliver, self._on_step, self._on_build)
+        )
 
     def _begin(self, version: int, work: Any) -> None:
         self._running = {"version": version, "step": 0}

@@ -174,7 +174,8 @@ class Variants:
 
     def _images(self) -> dict[str, np.ndarray]:
         """Camera name to (B, H, W, 3) uint8, in the order in which the loop takes the frames."""
-        return {camera: images[self._rows] for camera, images in self._episode.frames().items()}
+        frames = self._episode.frames()
+        return {camera: np.stack(list(images))[self._rows] for camera, images in frames.items()}
 
     def _as_lerobot_takes_it(self, preprocess: Any) -> dict[str, torch.Tensor]:
         """The loop's batch for `SmolVLAPolicy.forward`."""

@@ -84,7 +84,7 @@ class StationUpdates:
         return LocalTrainer(self._base, self._split, self._state, node=self._station.name)
 
     def _keep(self, update: Update) -> None:
-        """`agent.training.trainer.Deliver`; called again with the same update after a kill."""
+        """`agent.training.callbacks.Deliver`; called again with the same update after a kill."""
         if any(self._outbox.glob(f"*-{update.header.id}")):
             return
         fields = {"examples": update.header.examples}

@@ -7,14 +7,17 @@ every station that takes part has the same share, however many updates it delive
 workstation would own the policy). By examples, a station with much data counts more, as in FedAvg (arXiv
 1602.05629, algorithm 1); it assumes that stations state their examples honestly: nobody can check them.
 
-An update loses weight with its staleness. A round that was closed by its time limit with fewer than K
-stations takes a shorter step: dividing by those present instead made the server's momentum overshoot along
-whichever task the fast station has (seen in simulation).
+An update loses weight with its staleness. A round of fewer than K stations takes a shorter step: dividing by
+those present instead made the server's momentum overshoot along whichever task the fast station has (seen in
+simulation). That is so whether the round was closed by its time limit or is full: with fewer stations than K
+*every* step is shorter, also that of K updates (K = 4, two stations with two each: the weights sum to
+0.5). K should be at most the number of stations.
 
 Sources: the discounts are FedAsync's (Xie, Koyejo, Gupta, arXiv 1903.03934, section 5.2), polynomial, or
 constant with exponent 0; that the sum is divided by K and the discounts are *not* renormalised to one, so
 that a round of few or stale updates takes a shorter step, is FedBuff's rule (Nguyen et al., arXiv 2106.06639,
-algorithm 1).
+algorithm 1). FedBuff counts K in updates, and its full rounds sum to 1 whoever sent them; that a station's
+updates share one part is ours.
 """
 
 from collections import Counter

@@ -10,10 +10,12 @@ from pathlib import Path
 
 from coordinator.config import CoordinatorConfig
 from coordinator.layout import CA_CERT, CA_FOLDER, SERVER_CERT, SERVER_KEY
+from shared.limits import MAX_MESSAGE_BYTES
 
 ENROL_RATE = "6r/m"
 ENROL_BYTES = "4k"
-FLEET_BYTES = "64m"
+FLEET_BYTES = f"{MAX_MESSAGE_BYTES // 2**20}m"
+"""An answer has at most half of it (`shared.limits`)."""
 
 
 @dataclass(frozen=True)

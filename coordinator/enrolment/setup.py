@@ -18,7 +18,7 @@ from coordinator.layout import CA_CERT, CA_FOLDER
 from coordinator.registry.registry import create_first_version
 from coordinator.registry.signing import OPERATOR_KEY
 from coordinator.registry.targets import Publisher
-from shared.adapters import Tensors, read_adapter
+from shared.adapters import Tensors, check_size, read_adapter
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.join_bundle import JoinBundle
@@ -38,7 +38,8 @@ def init(config: CoordinatorConfig, adapter: Path | None = None, base_digest: st
         base_digest: Of the base; None: computed from `[policy] base`.
 
     Raises:
-        ArmfleetError: CONFIG_INVALID, there is a fleet in the state folder already; BASE_MISSING.
+        ArmfleetError: CONFIG_INVALID, there is a fleet in the state folder already, or the adapter is too
+            large to be sent; BASE_MISSING.
     """
     state = config.state
     if (state / FILE).exists():
@@ -48,14 +49,15 @@ def init(config: CoordinatorConfig, adapter: Path | None = None, base_digest: st
             do="choose another [coordinator] state_dir",
             code=ExitCode.CONFIG_INVALID,
         )
+    base = base_digest or digest_of_base(config.policy.base)
+    tensors, peft_config = _first_adapter(config, adapter)
+    check_size(tensors, config.recipe.rank)
     state.mkdir(parents=True, exist_ok=True)
     state.chmod(0o750)
-    base = base_digest or digest_of_base(config.policy.base)
     for leftover in (CA_FOLDER, "operator", "tuf", "versions"):
         shutil.rmtree(state / leftover, ignore_errors=True)
     authority.create(state / CA_FOLDER, config.coordinator.name, _server_names(config))
     write_secret(config)
-    tensors, peft_config = _first_adapter(config, adapter)
     create_first_version(state, tensors, peft_config, base, config.recipe)
     Publisher.create(state / "tuf", state / "operator" / OPERATOR_KEY)
     fleet = Fleet(name=config.coordinator.name, base_digest=base, created=datetime.now(UTC))

@@ -24,6 +24,7 @@ from coordinator.registry.targets import Publisher
 from shared.adapters import Tensors
 from shared.envelope import pack
 from shared.errors import ArmfleetError
+from shared.limits import MAX_MESSAGE_BYTES
 from shared.messages import (
     MAX_WHY,
     CheckIn,
@@ -33,6 +34,7 @@ from shared.messages import (
     StatisticsWanted,
     UpdateHeader,
 )
+from shared.normalisation import Statistics
 from shared.recipe import Recipe
 
 ACKNOWLEDGED = 8
@@ -102,7 +104,8 @@ class CheckInDesk:
         return any(known == name and node_id in self.online for node_id, known in self._names.items())
 
     def plan(self, run_id: int, online: list[int]) -> list[tuple[int, str, bytes]]:
-        """Check-ins to be sent now: (node id, check-in id, envelope)."""
+        """Check-ins to be sent now: (node id, check-in id, envelope). What would make them too large together
+        comes with the next plan."""
         now = self._clock()
         if run_id != self._run_id:
             self._forget_flights("a new run began")
@@ -117,7 +120,12 @@ class CheckInDesk:
             for node_id, desk in self._desks.items()
         }
         due = plan.due(contacts, online, now, self._pace)
-        return [self._compose(node_id, now, slots, self._names[node_id] in buffered) for node_id in due]
+        composed: list[tuple[int, str, bytes]] = []
+        for node_id in due:
+            if sum(len(envelope) for _, _, envelope in composed) >= MAX_MESSAGE_BYTES:
+                break
+            composed.append(self._compose(node_id, now, slots, self._names[node_id] in buffered))
+        return composed
 
     def failed(self, node_id: int, check_in: str, reason: str) -> None:
         """A check-in was not answered; the next one is sent when its time comes."""
@@ -154,7 +162,7 @@ class CheckInDesk:
         if reply.update is not None and delta is not None:
             self._take(desk, name, reply.update, delta)
         if reply.statistics is not None and self._pool is not None:
-            self._pool.report(name, reply.statistics)
+            self._take_statistics(self._pool, desk, name, reply.statistics)
         self._take_field(name, reply.field or [])
 
     def recipe_wanted(self) -> str:
@@ -179,9 +187,7 @@ class CheckInDesk:
             desk.to_acknowledge.append(header.id)
             log.info("update {} of {} came again and was dropped", header.id, name)
             return
-        expected = Expected(
-            self._fleet.base_digest, self._registry.versions.numbers(), self._like, self._registry.first()
-        )
+        expected = self._expected(header.base_version)
         try:
             check_update(header, delta, name, expected)
         except ArmfleetError as error:
@@ -197,6 +203,25 @@ class CheckInDesk:
             header.base_version,
             len(delta),
         )
+
+    def _expected(self, base_version: int) -> Expected:
+        """Of an update from this version."""
+        versions = self._registry.versions
+        numbers = versions.numbers()
+        base = versions.manifest(base_version).tensors_digest if base_version in numbers else ""
+        return Expected(self._fleet.base_digest, numbers, self._like, self._first_trained(), base)
+
+    def _first_trained(self) -> int:
+        """The first version that updates may begin from; one to come while statistics are collected."""
+        first = self._registry.first()
+        return self._registry.newest() + 1 if self._pool is not None and first == 0 else first
+
+    def _take_statistics(self, pool: StatisticsPool, desk: Desk, name: str, statistics: Statistics) -> None:
+        try:
+            pool.report(name, statistics)
+        except ArmfleetError as error:
+            desk.last_error = error.what
+            logger.bind(node=name).error("{}", error)
 
     def _take_field(self, name: str, results: list[FieldResult]) -> None:
         """Of the versions that can still be judged; a late answer may speak of others."""

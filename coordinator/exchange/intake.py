@@ -15,11 +15,10 @@ from shared.envelope import unpack
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import sha256
+from shared.limits import MAX_REPLY_BYTES
 from shared.messages import CheckInReply, UpdateHeader
 
 DELTA = "delta"
-MAX_REPLY_BYTES = 32 * 2**20
-"""Twice the largest delta that an agent sends."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class Expected:
     """Names and shapes."""
     first: int = 0
     """Versions before this one were normalised with other statistics."""
+    base_tensors_digest: str = ""
+    """Of the version that the update begins from, as its manifest names it."""
 
 
 def read_reply(data: bytes, node: str, check_in: str) -> tuple[CheckInReply, bytes | None]:
@@ -82,10 +83,15 @@ def check_update(header: UpdateHeader, delta: bytes, node: str, expected: Expect
         raise _refused(
             f"update {header.id} of {node} starts from version {header.base_version}, unknown here"
         )
+    if header.base_tensors_digest not in ("", expected.base_tensors_digest):  # "": an earlier release
+        raise _refused(
+            f"update {header.id} of {node} starts from another version {header.base_version} than this "
+            f"fleet's: tensors {header.base_tensors_digest[:12]}, not {expected.base_tensors_digest[:12]}"
+        )
     if header.base_version < expected.first:
         raise _refused(
             f"update {header.id} of {node} starts from version {header.base_version}, whose normalisation is "
-            f"the base's own: the fleet has its own since version {expected.first}"
+            f"the base's own: that of the fleet begins with version {expected.first}"
         )
     decode(delta, expected.like, header.codec)
 

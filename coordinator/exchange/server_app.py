@@ -19,6 +19,7 @@ from coordinator.exchange.pulls import Pulls
 from shared.envelope import pack, unpack
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from shared.limits import MAX_PLAN_BYTES
 from shared.logging import setup_logging
 from shared.uds import UdsClient
 
@@ -90,7 +91,7 @@ class Courier:
     def _ask_plan(self) -> tuple[dict[str, Any], dict[str, bytes]]:
         online = [int(node_id) for node_id in self._grid.get_node_ids()]
         request = pack({"run_id": self._run_id, "online": online})
-        return unpack(self._client.post_bytes("/exchange/plan", request))
+        return unpack(self._client.post_bytes("/exchange/plan", request), MAX_PLAN_BYTES)
 
     def _send(self, check_ins: Iterable[Mapping[str, Any]], blobs: Mapping[str, bytes]) -> None:
         """Push one message after the other: a batch of adapters would be one large request."""

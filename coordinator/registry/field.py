@@ -49,10 +49,16 @@ class FieldStore:
             told = known | {(result.version, result.task): result for result in results}
             if told == known:
                 return
-            content = StationResults(results=list(told.values()))
-            write_atomic(self._folder / f"{station}.json", content.model_dump_json(indent=1) + "\n")
-            self._stations = {**self._stations, station: content.results}
+            self._write(station, list(told.values()))
             self.changes += 1
+
+    def forget_all_but(self, versions: Collection[int]) -> None:
+        """Drop what was told of other versions: their numbers will be given to new ones."""
+        with self._lock:
+            for station, results in self._stations.items():
+                left = [result for result in results if result.version in versions]
+                if len(left) < len(results):
+                    self._write(station, left)
 
     def of_version(self, version: int) -> dict[str, list[FieldResult]]:
         """By station, what each has reported of a version; the task heard of first comes first."""
@@ -61,6 +67,11 @@ class FieldStore:
             for station, results in self._stations.items()
         }
         return {station: results for station, results in found.items() if results}
+
+    def _write(self, station: str, results: list[FieldResult]) -> None:
+        content = StationResults(results=results)
+        write_atomic(self._folder / f"{station}.json", content.model_dump_json(indent=1) + "\n")
+        self._stations = {**self._stations, station: results}
 
 
 def _read(path: Path) -> list[FieldResult]:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import JSON, Engine, Select, create_engine, func, select
+from sqlalchemy import JSON, Engine, Select, create_engine, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 
@@ -65,11 +66,17 @@ class Index:
         for suffix in ("", "-wal", "-shm", "-journal"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         self._engine: Engine = create_engine(f"sqlite:///{path}")
+        event.listen(self._engine, "connect", _without_waiting)
         Base.metadata.create_all(self._engine)
 
     def close(self) -> None:
         """Close the file."""
         self._engine.dispose()
+
+    def fill(self, rows: Sequence[Base]) -> None:
+        """Insert all rows of a new index, in one transaction: a registry may hold thousands of updates."""
+        with Session(self._engine) as session, session.begin():
+            session.add_all(rows)
 
     def put(self, rows: Sequence[Base]) -> None:
         """Insert or replace rows."""
@@ -89,6 +96,17 @@ class Index:
         """Accepted updates that no version contains, oldest first."""
         query = select(UpdateRow).where(UpdateRow.version.is_(None), UpdateRow.refused == "")
         return self._all(query.order_by(UpdateRow.received, UpdateRow.id))
+
+    def set_aside(self) -> list[UpdateRow]:
+        """Updates that were accepted once (so their bytes are here) and are not used, oldest first."""
+        query = select(UpdateRow).where(UpdateRow.refused != "", UpdateRow.bytes > 0)
+        unused = query.where(UpdateRow.version.is_(None))  # a version restored later may hold it after all
+        return self._all(unused.order_by(UpdateRow.received, UpdateRow.id))
+
+    def refuse(self, update_id: str, reason: str) -> None:
+        """Note that an accepted update is not used after all."""
+        with Session(self._engine) as session, session.begin():
+            session.get_one(UpdateRow, update_id).refused = reason
 
     def began_from(self, version: int) -> list[UpdateRow]:
         """Accepted updates that began from `version`, oldest first."""
@@ -130,3 +148,8 @@ class Index:
             rows = list(session.scalars(query))
             session.expunge_all()
             return rows
+
+
+def _without_waiting(connection: Any, _record: Any) -> None:
+    """Don't wait for the disk: after a power cut the next start makes the index anew."""
+    connection.execute("PRAGMA synchronous=OFF")

@@ -18,10 +18,11 @@ from coordinator.aggregation.buffer import Waiting
 from coordinator.aggregation.rule import Rule
 from coordinator.aggregation.version import Input, Result
 from coordinator.registry.field import FieldStore
-from coordinator.registry.index import Index, NodeRow, UpdateRow, VersionRow
+from coordinator.registry.index import Index
 from coordinator.registry.nodes import Node, NodeStore
+from coordinator.registry.rows import all_rows, node_row, update_row, version_row
 from coordinator.registry.targets import Offer
-from coordinator.registry.updates import Received, UpdateStore
+from coordinator.registry.updates import UpdateStore
 from coordinator.registry.versions import Decision, Evaluation, State, VersionStore
 from shared.adapters import Contribution, Manifest, Tensors, digest
 from shared.codec import decode
@@ -30,7 +31,6 @@ from shared.exit_codes import ExitCode
 from shared.messages import UpdateHeader
 from shared.normalisation import Statistics
 from shared.recipe import Recipe
-from shared.tasks import START_LOSS, START_MSE
 
 NO_RULE = Rule(0.0, 0.0, 1.0, 1)
 """Of versions that were not made from updates."""
@@ -68,7 +68,7 @@ class Registry:
         """Enrol, or replace the node of that name."""
         with self._lock:
             self.nodes.write(node)
-            self.index.put([_node_row(node)])
+            self.index.put([node_row(node)])
 
     # ---------------------------------------------------------------- updates
 
@@ -78,7 +78,7 @@ class Registry:
             if header.id in self.updates:
                 return False
             received = self.updates.accept(header, delta)
-            self.index.put([_update_row(header, received, len(delta))])
+            self.index.put([update_row(header, received, len(delta))])
             return True
 
     def refuse(self, header: UpdateHeader, reason: str) -> bool:
@@ -87,11 +87,15 @@ class Registry:
             if header.id in self.updates:
                 return False
             received = self.updates.refuse(header, reason)
-            self.index.put([_update_row(header, received, 0)])
+            self.index.put([update_row(header, received, 0)])
             return True
 
     def waiting(self) -> list[Waiting]:
-        """The buffer: accepted updates that no version contains."""
+        """The buffer: accepted updates that no version contains.
+
+        All began from a version that is here and has the present normalisation: others are set aside when the
+        registry is opened, and by `begin_anew`.
+        """
         rows = self.index.waiting()
         return [Waiting(row.id, row.node, row.base_version, row.received) for row in rows]
 
@@ -130,7 +134,7 @@ class Registry:
 
     def first(self) -> int:
         """Number of the version that the newest descends from: 0, or the one that brought the federation's
-        own normalisation."""
+        own normalisation. Updates that began before it were trained in another space."""
         return max(row.number for row in self.index.versions() if row.parent is None)
 
     def promoted(self) -> int:
@@ -183,6 +187,7 @@ class Registry:
             decision = _decision("candidate", "version 0 with the federation's own normalisation")
             self.versions.create(first.model_copy(update=changes), tensors, config, {}, NO_RULE, decision)
             self._index_version(number)
+            self._set_aside_unusable()
             return number
 
     def decide(self, number: int, state: State, reason: str, rolled_back_from: int | None = None) -> None:
@@ -248,14 +253,30 @@ class Registry:
         return [row.number for row in self.index.versions() if row.state in states]
 
     def _rebuild(self) -> None:
-        self.index.put([_node_row(node) for node in self.nodes.all()])
-        for update_id in (*self.updates.ids(), *self.updates.refused_ids()):
-            header, received = self.updates.header(update_id)
-            size = 0 if received.refused else len(self.updates.delta(update_id))
-            self.index.put([_update_row(header, received, size)])
-        for number in self.versions.numbers():
-            self._index_version(number)
+        self.index.fill(all_rows(self.nodes, self.updates, self.versions))
         self._settle_promotion()
+        self._set_aside_unusable()
+        self.field.forget_all_but(self.versions.numbers())
+
+    def _set_aside_unusable(self) -> None:
+        """Take updates out of the buffer that no round can use, for good: a removed version's number is given
+        again, and they began from other tensors than those that will have it."""
+        present = set(self.versions.numbers())
+        first = self.first() if present else 0
+        for update in self.waiting():
+            began = f"update {update.update_id} of {update.node} began from version {update.base_version}"
+            if update.base_version not in present:
+                reason = f"{began}, which is gone"
+            elif update.base_version < first:
+                reason = (
+                    f"{began}, whose normalisation is the base's own: that of the fleet begins with version "
+                    f"{first}"
+                )
+            else:
+                continue
+            self.updates.set_aside(update.update_id, reason)
+            self.index.refuse(update.update_id, reason)
+            logger.bind(update=update.update_id, node=update.node).warning("set aside: {}", reason)
 
     def _settle_promotion(self) -> None:
         """Finish a promotion or a roll-back that a kill interrupted."""
@@ -268,6 +289,8 @@ class Registry:
                     self.decide(number, "rolled_back", decision.reason)
                 elif number != latest:
                     self.decide(number, "superseded", f"version {latest} was promoted")
+        elif (former := self.previous()) is not None:
+            self.decide(former, "promoted", "the version that was promoted after it is gone")
         elif self.versions.numbers():
             raise ArmfleetError(
                 "no version is promoted",
@@ -277,17 +300,9 @@ class Registry:
             )
 
     def _index_version(self, number: int) -> None:
-        manifest, decision = self.versions.manifest(number), self.versions.decision(number)
-        row = VersionRow(
-            number=number,
-            parent=manifest.parent,
-            tensors_digest=manifest.tensors_digest,
-            created=manifest.created,
-            state=decision.state,
-            reason=decision.reason,
-        )
-        self.index.put([row])
-        self.index.assign(number, {part.update_id: part.staleness for part in manifest.contributions})
+        self.index.put([version_row(self.versions, number)])
+        parts = self.versions.manifest(number).contributions
+        self.index.assign(number, {part.update_id: part.staleness for part in parts})
 
 
 def create_first_version(
@@ -331,22 +346,3 @@ def _decision(state: State, reason: str) -> Decision:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _node_row(node: Node) -> NodeRow:
-    return NodeRow(name=node.name, node_id=str(node.node_id), enrolled=node.enrolled)
-
-
-def _update_row(header: UpdateHeader, received: Received, size: int) -> UpdateRow:
-    return UpdateRow(
-        id=header.id,
-        node=header.node,
-        base_version=header.base_version,
-        received=received.at.timestamp(),
-        bytes=size,
-        refused=received.refused,
-        version=None,
-        staleness=None,
-        measured={k: v for k, v in header.metrics.items() if k.startswith((START_LOSS, START_MSE))},
-        tasks=list(header.losses),
-    )

@@ -3,12 +3,15 @@
 Until as many stations have reported as the configuration says, reports are in memory only: after a restart
 the stations are asked again, and a later report of a station replaces its earlier one. Then they are pooled
 and written, and never change: versions trained with other statistics could not be averaged with those before.
+
+How many frames a station has it says itself, so it does not decide alone how much it counts for (`counted`).
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 from loguru import logger
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -19,10 +22,14 @@ from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.files import write_atomic
 from shared.messages import Digest, Name
-from shared.normalisation import Statistics, awaited, pooled
+from shared.normalisation import MOST_FRAMES, Moments, Statistics, awaited, pooled
 from shared.policy.source import check_standardised
 
 FOLDER = "normalisation"
+SHARE = 2
+"""A station counts for at most this many times the median of the others' frames. With 2, of three stations
+or more none is ever more than half of the pool, whatever it says; of two, none more than two thirds. Among
+stations that differ less than that, every frame counts alike."""
 
 
 class Frozen(BaseModel):
@@ -33,7 +40,7 @@ class Frozen(BaseModel):
     base_digest: Digest
     statistics: Statistics
     stations: dict[Name, int]
-    """Who contributed, and how many frames."""
+    """Who contributed, and how many frames each reported; fewer may have been counted."""
     at: datetime
 
 
@@ -66,11 +73,23 @@ class StatisticsPool:
         """What is known, for people."""
         if self.frozen is None:
             return awaited(self.missing)
-        frames = self.frozen.statistics.state.count
-        return f"pooled from {frames} frames of {', '.join(sorted(self.frozen.stations))}"
+        frames, told = self.frozen.statistics.state.count, sum(self.frozen.stations.values())
+        of_all = f" (of {told} reported)" if frames < told else ""
+        return f"pooled from {frames} frames{of_all} of {', '.join(sorted(self.frozen.stations))}"
 
     def report(self, station: str, statistics: Statistics) -> None:
-        """Take what a station says, and freeze once enough have spoken; afterwards nothing changes."""
+        """Take what a station says, and freeze once enough have spoken; afterwards nothing changes.
+
+        Raises:
+            ArmfleetError: UPDATE_REFUSED: no values have such statistics; the station is not counted.
+        """
+        if not (statistics.state.believable and statistics.action.believable):
+            raise ArmfleetError(
+                f"{station} reported statistics that no recordings have",
+                kept="the reports of the other stations",
+                do="update its agent; see its recordings with `armfleet episodes list`",
+                code=ExitCode.UPDATE_REFUSED,
+            )
         with self._lock:
             if self.frozen is not None:
                 return
@@ -83,7 +102,7 @@ class StatisticsPool:
     def _freeze(self, reports: Mapping[str, Statistics]) -> Frozen:
         frozen = Frozen(
             base_digest=self._base_digest,
-            statistics=pooled(list(reports.values())),
+            statistics=pooled(counted(list(reports.values()))),
             stations={station: told.state.count for station, told in reports.items()},
             at=datetime.now(UTC),
         )
@@ -103,6 +122,25 @@ class StatisticsPool:
                 do="restore it from a backup; every version's manifest has the statistics, too",
                 code=ExitCode.REGISTRY_DAMAGED,
             ) from error
+
+
+def counted(reports: Sequence[Statistics]) -> list[Statistics]:
+    """The reports, none with more frames than `SHARE` allows it: mean and deviation stay.
+
+    All together have at most half of what one `Statistics` may say: pooling believable ones never fails.
+    """
+    states = _limited([report.state for report in reports])
+    actions = _limited([report.action for report in reports])
+    return [Statistics(state=state, action=action) for state, action in zip(states, actions, strict=True)]
+
+
+def _limited(parts: Sequence[Moments]) -> list[Moments]:
+    room = MOST_FRAMES // (2 * len(parts))
+    limited = []
+    for at, part in enumerate(parts):
+        others = [other.count for other in (*parts[:at], *parts[at + 1 :])]
+        limited.append(part.of_at_most(min(room, int(SHARE * median(others))) if others else room))
+    return limited
 
 
 def open_pool(config: CoordinatorConfig, registry: Registry, base_digest: str) -> StatisticsPool | None:

@@ -2,7 +2,8 @@
 
 An update is durable, and acknowledged to its node, once its folder has its final name. One that was refused
 is kept too, as `refused/<id>/{header.json, received.json}` with the reason: acknowledging it lets the node
-clear its outbox, and a second copy is not examined again.
+clear its outbox, and a second copy is not examined again. One that was accepted and turned out later to be of
+no use stays where it is, delta included, with the reason in its received.json: it is set aside.
 """
 
 from datetime import UTC, datetime
@@ -15,9 +16,11 @@ from shared.exit_codes import ExitCode
 from shared.files import durable_folder, remove_in_progress, write_atomic
 from shared.messages import UpdateHeader
 
+DELTA, RECEIVED = "delta.bin", "received.json"
+
 
 class Received(BaseModel):
-    """received.json: when an update came, and why it was refused if it was."""
+    """received.json: when an update came, and why it was refused, or set aside, if it was."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,7 +53,7 @@ class UpdateStore:
         """Make an update durable. Raises FileExistsError for one that is there already."""
         received = Received(at=datetime.now(UTC))
         with durable_folder(self._accepted / header.id) as work:
-            write_atomic(work / "delta.bin", delta)
+            write_atomic(work / DELTA, delta)
             self._describe(work, header, received)
         return received
 
@@ -60,6 +63,12 @@ class UpdateStore:
         with durable_folder(self._refused / header.id) as work:
             self._describe(work, header, received)
         return received
+
+    def set_aside(self, update_id: str, reason: str) -> None:
+        """Note that an accepted update is not used after all, and why; raises as `header`."""
+        _, received = self.header(update_id)
+        changed = received.model_copy(update={"refused": reason})
+        write_atomic(self._accepted / update_id / RECEIVED, changed.model_dump_json(indent=1) + "\n")
 
     def header(self, update_id: str) -> tuple[UpdateHeader, Received]:
         """What an update is, and when it came.
@@ -72,21 +81,28 @@ class UpdateStore:
             folder = self._refused / update_id
         try:
             header = UpdateHeader.model_validate_json((folder / "header.json").read_bytes())
-            return header, Received.model_validate_json((folder / "received.json").read_bytes())
+            return header, Received.model_validate_json((folder / RECEIVED).read_bytes())
         except (OSError, ValidationError) as error:
             raise self._damaged(folder, error) from error
 
     def delta(self, update_id: str) -> bytes:
         """Encoded delta of an accepted update; raises as `header`."""
         try:
-            return (self._accepted / update_id / "delta.bin").read_bytes()
+            return (self._accepted / update_id / DELTA).read_bytes()
+        except OSError as error:
+            raise self._damaged(self._accepted / update_id, error) from error
+
+    def size(self, update_id: str) -> int:
+        """Bytes of an accepted update's encoded delta, without reading it; raises as `header`."""
+        try:
+            return (self._accepted / update_id / DELTA).stat().st_size
         except OSError as error:
             raise self._damaged(self._accepted / update_id, error) from error
 
     @staticmethod
     def _describe(work: Path, header: UpdateHeader, received: Received) -> None:
         write_atomic(work / "header.json", header.model_dump_json(indent=1) + "\n")
-        write_atomic(work / "received.json", received.model_dump_json(indent=1) + "\n")
+        write_atomic(work / RECEIVED, received.model_dump_json(indent=1) + "\n")
 
     @staticmethod
     def _damaged(folder: Path, error: Exception) -> ArmfleetError:

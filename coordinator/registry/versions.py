@@ -185,7 +185,8 @@ class VersionStore:
         return ArmfleetError(
             f"{file} can't be read ({error})",
             kept="all other versions and all updates",
-            do="restore the folder from a backup, or remove it and the versions after it: "
-            "they are computed again from the updates",
+            do="restore the folder from a backup. Without one, move it and all versions after it away: they "
+            "don't come back as they were. Updates that began from a version that is left go into new "
+            "rounds, the others are set aside",
             code=ExitCode.REGISTRY_DAMAGED,
         )

@@ -14,7 +14,7 @@ from shared.adapters import Tensors
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.normalisation import Statistics
-from shared.policy.initial import peft_config
+from shared.policy.initial import peft_config, refuse_frozen
 from shared.recipe import Recipe
 
 ADAPTER = "default"
@@ -25,7 +25,11 @@ def add_adapter(policy: SmolVLAPolicy, recipe: Recipe) -> PeftModel:
     """Wrap `policy`, in place, with the recipe's LoRA layers and trainable copies of its modules to save.
 
     The new layers hold PEFT's random start: call `set_tensors` next.
+
+    Raises:
+        ArmfleetError: BASE_MISMATCH: the recipe trains modules that are frozen; nothing was changed.
     """
+    refuse_frozen((name for name, _ in policy.named_modules()), recipe)
     return add_adapter_from_config(policy, peft_config("base", recipe))
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,9 @@ from shared.recipe import Recipe
 
 PEFT_PREFIX = "base_model.model."
 """What PEFT puts before a policy's own parameter names in `adapter_model.safetensors`."""
+
+FROZEN = "model.vlm_with_expert.vlm."
+"""What the full names of all modules of vision tower, connector and text model begin with."""
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 
@@ -58,13 +61,16 @@ def initial_adapter(base: str | Path, recipe: Recipe) -> tuple[Tensors, dict[str
     the version of torch.
 
     Raises:
-        ArmfleetError: BASE_MISSING; BASE_MISMATCH when the recipe's modules are not in this base.
+        ArmfleetError: BASE_MISSING; BASE_MISMATCH when the recipe's modules are not in this base, or are
+            frozen.
     """
     tensors: Tensors = {}
     target = re.compile(recipe.target_modules)
     unused = {part: re.compile(part, target.flags) for part in alternatives(recipe.target_modules)}
     saved_seen: set[str] = set()
-    for name, shape, read in _entries(resolve_base(base) / WEIGHTS):
+    entries = list(_entries(resolve_base(base) / WEIGHTS))
+    refuse_frozen((name.rpartition(".")[0] for name, _, _ in entries), recipe)
+    for name, shape, read in entries:
         module, _, kind = name.rpartition(".")
         if target.fullmatch(module) and kind == "weight" and len(shape) == 2:
             unused = {part: fits for part, fits in unused.items() if not fits.fullmatch(module)}
@@ -74,7 +80,7 @@ def initial_adapter(base: str | Path, recipe: Recipe) -> tuple[Tensors, dict[str
             tensors[a_name] = _uniform(recipe.seed, a_name, (recipe.rank, inputs), bound)
             tensors[f"{PEFT_PREFIX}{module}.lora_B.weight"] = np.zeros((outputs, recipe.rank), np.float32)
         for saved in recipe.modules_to_save:
-            if module == saved or module.endswith("." + saved):
+            if _is(module, saved):
                 tensors[f"{PEFT_PREFIX}{name}"] = read()
                 saved_seen.add(saved)
     missing = sorted(set(recipe.modules_to_save) - saved_seen)
@@ -86,6 +92,37 @@ def initial_adapter(base: str | Path, recipe: Recipe) -> tuple[Tensors, dict[str
             code=ExitCode.BASE_MISMATCH,
         )
     return tensors, peft_config(base, recipe)
+
+
+def refuse_frozen(modules: Iterable[str], recipe: Recipe) -> None:
+    """Make sure that `recipe` trains none of `modules` of the frozen half: what that computes is kept on disk
+    from step to step and from update to update, so nothing in it can learn.
+
+    Args:
+        modules: Full names of a base's modules.
+
+    Raises:
+        ArmfleetError: BASE_MISMATCH; names the first one.
+    """
+    target = re.compile(recipe.target_modules)
+    for module in filter(lambda name: name.startswith(FROZEN), modules):
+        if target.fullmatch(module):
+            asked = "target_modules"
+            do = r"begin each expression with 'model\.vlm_with_expert\.lm_expert\.', the action expert"
+        elif any(_is(module, saved) for saved in recipe.modules_to_save):
+            asked, do = "modules_to_save", "write the full names of the modules that are meant"
+        else:
+            continue
+        raise ArmfleetError(
+            f"[recipe] {asked} reaches into the frozen vision tower or text model, first with {module}",
+            do=f"change {asked} in coordinator.toml: {do}",
+            code=ExitCode.BASE_MISMATCH,
+        )
+
+
+def _is(module: str, saved: str) -> bool:
+    """Whether a name in `modules_to_save` means this module."""
+    return module == saved or module.endswith("." + saved)
 
 
 def _uniform(seed: int, name: str, shape: tuple[int, int], bound: float) -> np.ndarray:

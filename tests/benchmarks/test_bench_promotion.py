@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import bench_promotion
 from benchmarks.bench_promotion import agrees, chances, main, outlook, worst_false_promotion
-from benchmarks.promotion import field_rollouts, fixed_size
+from benchmarks.promotion import field_rollouts, fixed_size, tasks
 from coordinator.field import judge_in_field
 from shared import comparison
 from shared.comparison import Pair, compare
@@ -90,13 +90,30 @@ def test_a_bad_version_falls_in_the_field_soon():
     assert fall.high <= 46
 
 
+def test_with_one_task_the_limit_for_tasks_stops_nothing_that_the_exact_power_has(monkeypatch):
+    """With a single task a candidate that comes out better leads in it, so the limit plays no part."""
+    monkeypatch.setattr(tasks, "SIMULATIONS", 300)
+    found = tasks.shares((fixed_size.CANDIDATE,), (fixed_size.PROMOTED,), seed=1)
+    assert found.turned_down == 0
+    assert found.promoted == pytest.approx(outlook(fixed_size.WON, fixed_size.LOST).better, abs=0.1)
+
+
+def test_of_candidates_that_lose_a_task_the_limit_turns_some_down_and_not_all(monkeypatch):
+    monkeypatch.setattr(tasks, "SIMULATIONS", 200)
+    found = tasks.shares(*tasks.LOST_TASK, seed=1)
+    assert 0.2 < found.promoted < 0.7
+    assert found.promoted + found.turned_down > 0.9
+
+
 def test_the_result_names_its_figures_and_fails_with_a_missed_target(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(bench_promotion, "SIMULATIONS", 2000)
     monkeypatch.setattr(field_rollouts, "SIMULATIONS", 2000)
+    monkeypatch.setattr(tasks, "SIMULATIONS", 20)
     monkeypatch.setattr(bench_promotion, "RATIO_TARGET", 1.0)
     assert main(["--seed", "3", "--out", str(tmp_path / "b.json")]) == 0
     figures = json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
     assert {"false_promotion_rate", "rollout_ratio", "power"} <= set(figures)
+    assert {"power_four_tasks", "promoted_with_a_lost_task"} <= set(figures)
     assert {"field_rollouts_mean", "field_rollouts_p90", "field_false_rollback_rate"} <= set(figures)
     monkeypatch.setattr(bench_promotion, "RATIO_TARGET", 0.1)
     assert main(["--out", str(tmp_path / "b.json")]) == 1

@@ -151,7 +151,10 @@ def test_the_status_of_a_coordinator_in_words():
         "field": {"now": "version 20 against 15: not shown to be worse"},
         "newest": 24,
         "rounds": 60,
-        "aggregation": {"now": "1 of 2 updates is in"},
+        "aggregation": {
+            "now": "1 of 2 updates is in",
+            "set_aside": ["update 1 began from version 9, which is gone"],
+        },
         "evaluation": {"now": "idle: no version is due", "version": None},
         "exchange": {"now": "2 of 2 nodes are online", "training": "all 60 rounds are done"},
         "nodes": [{"name": "a", "online": True, "activity": "train", "updates": 9, "trouble": ""}],
@@ -160,6 +163,7 @@ def test_the_status_of_a_coordinator_in_words():
     assert now == "version 24 of 60 rounds; 20 is promoted"
     assert "not asked for: all 60 rounds are done" in why
     assert "a: online, train, 9 updates" in why
+    assert "set aside: update 1 began from version 9, which is gone" in why
     assert "in the field: version 20 against 15: not shown to be worse" in why
     assert "version 20, push: 14/20 [48%-85%], 3 interventions, 1 ended by an unsafe arm" in why
     assert [words for words in SHOWN if words not in why] == []

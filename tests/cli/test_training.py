@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from agent.training.history import History
 from cli.main import app
-from cli.training_picture import COLUMNS, draw, row
+from cli.training_picture import COLUMNS, draw, row, write_picture
 from shared.exit_codes import ExitCode
 from tests.agent.training.records import GREEN, RED, made_record
 
@@ -81,6 +81,12 @@ def test_the_plot_has_a_line_per_task_and_gaps_where_nothing_was_measured() -> N
     assert [list(line.get_ydata()) for line in norms.lines] == [[1, 1], [2, 2]]
     ticks = figure.axes[-1].xaxis.get_major_formatter()
     assert [ticks(x) for x in (1, 2, 3)] == ["1\nv0", "2\nv1", ""]
+
+
+def test_dollars_in_a_task_are_no_formula(tmp_path: Path) -> None:
+    task = r"put $5 on $\foo"
+    write_picture("a", [made_record(train_loss={task: 0.5})], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size
 
 
 def test_energy_is_shown_where_it_was_told() -> None:

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from safetensors.numpy import save
@@ -6,13 +8,16 @@ from shared.adapters import (
     PACKED,
     Contribution,
     Manifest,
+    check_size,
     digest,
     pack_adapter,
     read_adapter,
     unpack_adapter,
     write_adapter,
 )
+from shared.codec import encode
 from shared.errors import ArmfleetError
+from shared.limits import MAX_NUMBERS, MAX_UPDATE_BYTES
 from shared.normalisation import measured
 from shared.recipe import Recipe
 
@@ -34,6 +39,35 @@ def manifest(tensors=TENSORS, normalisation=None):
         normalisation=normalisation,
         created="2026-01-01T00:00:00Z",
     )
+
+
+def adapter_of(rank):
+    """Preset `expert`: 3.37 million numbers in factors at rank 16, 54 thousand in whole modules."""
+    zero = np.zeros(1, np.float32)
+    shapes = {"m.lora_A.weight": (rank, 105_300), "m.lora_B.weight": (105_300, rank), "p.weight": (54_000,)}
+    return {name: np.broadcast_to(zero, shape) for name, shape in shapes.items()}
+
+
+def test_an_adapter_that_no_check_in_has_room_for_is_refused_with_the_rank_that_fits():
+    check_size(adapter_of(16), 16)
+    with pytest.raises(ArmfleetError, match=r"13\.5 million numbers: .* 108 MB, at most 67 MB") as caught:
+        check_size(adapter_of(64), 64)
+    fits = int(re.search(r"rank to (\d+) or less", caught.value.do)[1])
+    check_size(adapter_of(fits), fits)
+    with pytest.raises(ArmfleetError):
+        check_size(adapter_of(fits + 1), fits + 1)
+    with pytest.raises(ArmfleetError) as caught:
+        check_size({"p.weight": np.broadcast_to(np.zeros(1, np.float32), (9_000_000,))}, 16)
+    assert "rank to" not in caught.value.do, "no rank fits"
+
+
+@pytest.mark.parametrize("codec", ["fp16-zstd", "int4-zstd"])
+def test_the_largest_adapter_has_an_update_that_can_be_sent(codec):
+    """At a hundredth of the size, with numbers that can't be compressed."""
+    numbers = MAX_NUMBERS // 100
+    bits = np.random.default_rng(0).integers(0, 0x7C00, numbers, np.uint16).view(np.float16)
+    update = encode({"m.lora_A.weight": bits.astype(np.float32)}, codec)
+    assert len(update) < MAX_UPDATE_BYTES // 100
 
 
 def test_a_version_is_trained_for_a_delay_once_updates_went_into_it():

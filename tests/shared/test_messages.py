@@ -35,11 +35,21 @@ def test_a_plain_header_passes():
         {"calibrations": ["shoulder_pan 2047"]},
         {"metrics": {"loss": float("nan")}},
         {"losses": {f"task {n}": 0.0 for n in range(65)}},
+        *({name: 10**400} for name in ("examples", "steps", "base_version")),
     ],
 )
 def test_what_is_not_on_the_allow_list_has_no_field_to_travel_in(leak):
     with pytest.raises(ValidationError):
         UpdateHeader.model_validate(HEADER | leak)
+
+
+def test_a_header_that_names_no_base_tensors_is_one_of_an_earlier_release_either_way():
+    plain = UpdateHeader.model_validate(HEADER)
+    assert "base_tensors_digest" not in plain.model_dump(mode="json")
+    told = HEADER | {"base_tensors_digest": "3" * 64}
+    assert UpdateHeader.model_validate(UpdateHeader.model_validate(told).model_dump()).base_tensors_digest
+    with pytest.raises(ValidationError):
+        UpdateHeader.model_validate(HEADER | {"base_tensors_digest": "/home/anna"})
 
 
 def test_a_reply_with_an_unknown_field_is_refused():
@@ -65,6 +75,7 @@ def test_a_reply_without_statistics_is_one_that_an_earlier_release_reads():
         {"task": "see /home/anna/rollouts"},
         {"rollouts": ["20261127-153000-ab12cd"]},
         {"unsafe": -1},
+        *({name: 10**400} for name in ("unsafe", "interventions", "version")),
         {"interventions": 0.5},
         {"states": [[0.1] * 6]},
     ],

@@ -8,6 +8,7 @@ import numpy as np
 from agent.episodes.checks.evidence import Evidence
 from agent.episodes.checks.registry import Finding, rule
 from agent.episodes.twins import Twin
+from shared.tasks import why_unusable
 
 FILLERS = frozenset(
     # As a text: a list of ninety strings would fill a page.
@@ -48,6 +49,16 @@ def task_placeholder(e: Evidence, limit: float) -> Iterator[Finding]:
     words = re.findall(r"[^\W_]+", text.lower())
     if text and all(_says_nothing(word) for word in words):
         yield Finding(f"the task is a placeholder: {text!r}")
+
+
+@rule("identity.task_unusable", None, do="Correct it in the dataset, or record it again.")
+def task_unusable(e: Evidence, limit: float) -> Iterator[Finding]:
+    """The instruction has a line break or another control character, or over 300 characters.
+
+    It is shown on terminals and in journals, where such characters do harm. Punctuation does none.
+    """
+    if why := why_unusable(e.episode.task):
+        yield Finding(why)
 
 
 @rule("identity.several_tasks", 1, do="Nothing, if it was meant so.", outcome="noted")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+import pandas as pd
 import pytest
 
 from agent.config import SplitSection
@@ -19,7 +20,7 @@ from agent.episodes.record import SIDECAR, read_record
 from agent.episodes.store import EpisodeStore
 from shared.exit_codes import ExitCode
 from tests.agent.episodes.conftest import LENGTHS
-from tests.agent.episodes.lerobot_datasets import SIDE, TASKS, motion, picture, to_v21, tree_digest
+from tests.agent.episodes.lerobot_datasets import SIDE, TASKS, motion, picture, to_v21, tree_digest, write_v3
 
 
 def import_into(root: Path, *datasets: Path, min_free_mb: int = 0) -> tuple[int, list[dict]]:
@@ -100,6 +101,25 @@ def test_the_same_demonstration_from_another_dataset_is_known(store: EpisodeStor
     assert (code, outcomes(events)) == (0, ["imported"] * 3)
     assert (fresh / events[0]["episode"] / SIDECAR).read_text() == '{"frame": 0}\n'
     assert read_record(fresh / events[0]["episode"]).label == "success"
+
+
+@pytest.mark.parametrize(
+    ("task", "outcome"),
+    [("Grab the cube (red)!", "imported"), ("grab\x1b[2J it", "failed"), ("grab it " * 40, "failed")],
+)
+def test_a_task_that_can_not_be_used_is_said_and_punctuation_is_none(
+    tmp_path: Path, task: str, outcome: str
+) -> None:
+    write_v3(tmp_path / "in", (40,))
+    tasks = tmp_path / "in/meta/tasks.parquet"
+    pd.read_parquet(tasks).rename(index={TASKS[0]: task}).to_parquet(tasks)
+    code, events = import_into(tmp_path / "store", tmp_path / "in")
+    assert outcomes(events) == [outcome]
+    if outcome == "failed":
+        assert code == ExitCode.EPISODE_DAMAGED
+        assert "episode 0 of in: the task has" in events[0]["why"]
+    else:
+        assert read_record(tmp_path / "store" / events[0]["episode"]).task == task
 
 
 def test_v21_goes_through_lerobots_converter(store: EpisodeStore, tmp_path: Path) -> None:

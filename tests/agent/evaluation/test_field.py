@@ -32,6 +32,20 @@ def test_labels_are_told_in_the_order_of_the_rollouts_and_unlabelled_ones_not_at
     ]
 
 
+def test_of_a_task_with_other_characters_its_words_are_told():
+    """The answer to a check-in was refused as a whole; a path or an address does not leave."""
+    records = [
+        rollout(0, True, task="Grab the cube (red)!"),
+        rollout(1, False, task="Grab the cube, (red)?!"),
+    ]
+    records += [rollout(2, True, task="?!"), rollout(3, True, task="see /home/anna or anna@lab")]
+    assert [(result.task, result.labels) for result in told(records)] == [
+        ("Grab the cube red", "1"),
+        ("Grab the cube, red", "0"),
+        ("see home anna or anna lab", "1"),
+    ]
+
+
 def test_only_the_versions_that_are_asked_about_are_told_in_that_order():
     records = [rollout(0, True, version=1), rollout(1, True, version=2), rollout(2, False, version=3)]
     records.append(rollout(3, True, version=None, digest=None))

@@ -16,8 +16,10 @@ from agent.exchange.handler import Exchange
 from agent.exchange.inbox import Inbox
 from agent.exchange.outbox import Outbox
 from agent.exchange.trust import TrustedMetadata
+from shared.limits import MAX_UPDATE_BYTES
 from shared.messages import FieldResult, Health, JudgedVersion, StatisticsWanted
 from shared.normalisation import measured
+from tests.agent.conftest import put_update
 
 STATISTICS = measured(*np.random.default_rng(0).normal(0, 30, (2, 200, 6)))
 
@@ -72,6 +74,27 @@ def test_late_check_in_still_acknowledges_but_its_plan_is_not_used(
     answer(exchange, fleet.check_in(learning_rate=2e-3), reply_of)
     assert answer(exchange, early, reply_of).update is None
     assert exchange.plan.learning_rate == 2e-3
+
+
+@pytest.mark.parametrize("fault", ["too large", "trained as 'station-b'"])
+def test_an_update_that_can_not_leave_is_set_aside_told_and_holds_up_nothing(
+    fleet: Any, make: Callable, reply_of: Callable, put: Callable, tmp_path: Path, fault: str
+) -> None:
+    """Every check-in failed at it, and training waited for its acknowledgement for ever."""
+    box = tmp_path / "agent" / "outbox"
+    exchange = make()
+    if fault == "too large":
+        bad = put(box, delta=bytes(MAX_UPDATE_BYTES + 1))
+    else:
+        bad = put_update(box, "station-b", fleet.base_digest)
+    told = answer(exchange, fleet.check_in(), reply_of)
+    assert told.update is None
+    assert fault in told.refused
+    assert exchange.outbox.pending() == []
+    assert (box / f".unsent-{bad}" / "delta.bin").exists(), "kept for a person to look at"
+    good = put(box)
+    told = answer(exchange, fleet.check_in(), reply_of)
+    assert (told.update.id, told.refused) == (good, None)
 
 
 def test_coordinator_away_for_an_hour_loses_nothing(

@@ -142,6 +142,8 @@ def test_bundle_for_another_coordinator_keeps_the_present_enrolment(
     before = (config.enrolment_dir / "node.key").read_bytes()
     with pytest.raises(ArmfleetError, match="belongs to the fleet 'lab'") as caught:
         join(coordinator.bundle(tmp_path / "other", fleet="elsewhere"), config)
+    for of_this_fleet in ("enrolment", "tuf", "adapters", "outbox", "training", "learning.json"):
+        assert of_this_fleet in caught.value.do, "a version of another fleet may have the same number"
     assert caught.value.code is ExitCode.JOIN_OTHER_COORDINATOR
     assert (config.enrolment_dir / "node.key").read_bytes() == before
 

@@ -78,6 +78,11 @@ def make_episode(number: int, task: str, frames: int = 20) -> Episode:
     )
 
 
+def pictures(episode: Episode, camera: str = "front") -> np.ndarray:
+    """All of one camera, (frames, H, W, 3) uint8."""
+    return np.stack(list(episode.frames()[camera]))
+
+
 @pytest.fixture(scope="session")
 def split() -> Split:
     train = [make_episode(i, TASKS[i % 2]) for i in range(4)]

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lerobot.transforms import ImageTransforms
 
-from agent.training.augmentation import with_augmentations
+from agent.training.augmentation import CONFIG, with_augmentations
 from agent.training.data import Episode, Split
 from shared.errors import ArmfleetError
 from shared.policy.initial import initial_adapter
 from shared.recipe import Recipe
-from tests.agent.training.conftest import TASKS, make_episode
+from tests.agent.training.conftest import TASKS, make_episode, pictures
 
 
 @pytest.fixture
@@ -24,9 +25,9 @@ def episode() -> Episode:
 def test_each_picture_is_altered_by_a_draw_of_its_own(episode: Episode) -> None:
     recorded, *altered = with_augmentations([episode], 2)
     assert recorded is episode
-    still = np.repeat(episode.frames()["front"][:1], len(episode), axis=0)
+    still = np.repeat(pictures(episode)[:1], len(episode), axis=0)
     for version in with_augmentations([replace(episode, frames=lambda: {"front": still})], 2)[1:]:
-        drawn = version.frames()["front"]
+        drawn = pictures(version)
         assert drawn.shape == still.shape
         assert drawn.dtype == np.uint8
         assert len({picture.tobytes() for picture in drawn}) > len(episode) // 2
@@ -34,22 +35,38 @@ def test_each_picture_is_altered_by_a_draw_of_its_own(episode: Episode) -> None:
         assert version.state is episode.state
         assert version.action is episode.action
         assert version.task == episode.task
-        far = np.abs(version.frames()["front"].astype(int) - episode.frames()["front"]).mean()
+        far = np.abs(pictures(version).astype(int) - pictures(episode)).mean()
         assert 1 < far < 60, "another picture, of the same scene"
 
 
+def test_the_draws_of_a_second_camera_go_on_after_those_of_the_first(episode: Episode) -> None:
+    """As when all pictures of a camera were altered before the next one's: files in the cache stay valid."""
+    images = {"front": pictures(episode), "wrist": pictures(episode)[::-1, :64].copy()}
+    _, version = with_augmentations([replace(episode, frames=lambda: images)], 1)
+    transforms = ImageTransforms(CONFIG)
+    expected: dict[str, np.ndarray] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(version.digest[:16], 16))
+        for camera, recorded in images.items():
+            altered = [transforms(torch.from_numpy(picture).permute(2, 0, 1)) for picture in recorded]
+            expected[camera] = torch.stack(altered).permute(0, 2, 3, 1).numpy()
+    in_step = zip(*version.frames().values(), strict=True)
+    drawn = dict(zip(images, map(np.stack, zip(*in_step, strict=True)), strict=True))
+    np.testing.assert_equal(drawn, expected)
+
+
 def test_the_same_pictures_are_found_again(episode: Episode) -> None:
-    pictures: dict[str, bytes] = {}
+    found: dict[str, bytes] = {}
     for torch_seed, count in ((0, 1), (1, 3)):
         torch.manual_seed(torch_seed)
         after = torch.random.get_rng_state()
         for version in with_augmentations([episode], count):
-            drawn = version.frames()["front"].tobytes()
-            assert pictures.setdefault(version.digest, drawn) == drawn
+            drawn = pictures(version).tobytes()
+            assert found.setdefault(version.digest, drawn) == drawn
         assert torch.equal(torch.random.get_rng_state(), after), "nobody else's draws change"
-    assert len(pictures) == len(set(pictures.values())) == 4
+    assert len(found) == len(set(found.values())) == 4
     renewed = with_augmentations([replace(episode, digest="e" * 64)], 1)
-    assert renewed[1].digest not in pictures
+    assert renewed[1].digest not in found
 
 
 def test_training_draws_into_the_cache_once(

@@ -24,6 +24,7 @@ from shared.adapters import Tensors
 from shared.policy.base import load_base, load_processors
 from shared.policy.initial import initial_adapter
 from shared.recipe import Recipe
+from tests.agent.training.conftest import pictures
 from tests.agent.training.records import repeatable
 
 PLENTY = 10**12
@@ -87,7 +88,7 @@ def test_any_mixture_of_tiers_gives_the_loss_of_an_uncached_prefix(
     made = cache(tmp_path)
     made.serve(demos, [demos.train[at].digest for at in served])
     frames = [(demos.train[at], number) for at, number in [(3, 0), (0, 5), (1, 19), (0, 2), (2, 7), (1, 0)]]
-    images = np.stack([episode.frames()["front"][number] for episode, number in frames])
+    images = np.stack([pictures(episode)[number] for episode, number in frames])
     tasks = {"observation.state": torch.zeros(6, 6), "task": [episode.task for episode, _ in frames]}
     said = preprocess(tasks)
     mask = said["observation.language.attention_mask"].bool()

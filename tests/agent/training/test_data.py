@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from agent.episodes.record import EpisodeRecord, write_record
-from agent.training.data import Episode, EpisodeFolder, separate
+from agent.training.data import Episode, EpisodeFolder, decode, separate
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
+from tests.agent.training.conftest import pictures
 
 FRAMES = 6  # of the recorded episode, see conftest
 
@@ -24,7 +25,7 @@ def test_rows_and_images_of_a_recorded_episode(recorded_episodes: Path) -> None:
     assert episode.task == "push the red cube to the left"
     np.testing.assert_array_equal(episode.state[:, 0], np.arange(FRAMES))
     np.testing.assert_array_equal(episode.action[:, 5], 10 + np.arange(FRAMES))
-    images = episode.frames()["front"]
+    images = pictures(episode)
     assert images.shape == (FRAMES, 96, 96, 3)
     assert images.dtype == np.uint8
     np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), 20 + 30 * np.arange(FRAMES), atol=4)
@@ -89,8 +90,16 @@ def test_a_video_shorter_than_its_rows_is_refused(recorded_episodes: Path, tmp_p
             container.mux(packet)
     (episode,) = EpisodeFolder(root).read().train
     with pytest.raises(ArmfleetError, match="1 images of camera 'front' for 6 rows") as error:
-        episode.frames()
+        pictures(episode)
     assert error.value.code is ExitCode.EPISODE_DAMAGED
+
+
+def test_a_video_longer_than_its_rows_is_refused_at_its_end(recorded_episodes: Path) -> None:
+    decoded = decode(recorded_episodes / "000001", "front", FRAMES - 2)
+    for _ in range(FRAMES):
+        assert next(decoded).shape == (96, 96, 3)
+    with pytest.raises(ArmfleetError, match="6 images of camera 'front' for 4 rows"):
+        next(decoded)
 
 
 def test_a_changed_verdict_is_noticed(recorded_episodes: Path, tmp_path: Path) -> None:

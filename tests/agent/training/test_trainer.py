@@ -12,8 +12,8 @@ import pytest
 from agent.training import trainer as trainer_module
 from agent.training.checkpoint import load_checkpoint
 from agent.training.data import Episode, Frames, Split
-from agent.training.update import MAX_METRICS, Update, metrics_of, write_update
-from shared.adapters import Tensors
+from agent.training.update import MAX_METRICS, Update, losses_of, metrics_of, write_update
+from shared.adapters import Tensors, digest
 from shared.codec import decode
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
@@ -22,7 +22,8 @@ from shared.messages import UpdateHeader
 from shared.normalisation import Statistics, measured
 from shared.policy.initial import initial_adapter
 from shared.recipe import Recipe
-from tests.agent.training.conftest import TASKS
+from shared.tasks import told_task
+from tests.agent.training.conftest import TASKS, make_episode
 from tests.agent.training.records import made_record, repeatable
 
 
@@ -61,6 +62,7 @@ def test_an_update_is_what_its_header_says(
     assert header.metrics["learning_rate"] == 2e-3
     assert "energy_joules" not in header.metrics, "a processor tells none"
     assert header.recipe == update.record.recipe == recipe.digest
+    assert header.base_tensors_digest == digest(tensors), "as the manifest of version 3 has it"
     assert [step for step, _, _ in steps] == [1, 2, 3, 4, 5]
     delta = decode(update.delta, tensors, header.codec)
     assert all(np.abs(array).max() > 0 for array in delta.values())
@@ -80,6 +82,23 @@ def test_the_record_is_what_the_header_says_with_whole_names(
     assert record.eval_loss == {TASKS[0]: pytest.approx(update.header.metrics["eval_loss"], rel=1e-3)}
     said = {name: update.header.metrics[name] for name in record.scalars}
     assert said == pytest.approx(record.scalars, rel=1e-3)
+
+
+def test_an_update_is_never_lost_over_its_tasks(
+    trainer: Callable, tensors: Tensors, recipe: Recipe, tmp_path: Path
+) -> None:
+    """What can't be imported today may lie in a store since long."""
+    tasks = ["Grab the cube (red)!", "pick & place", "?", "grab\x1b[2J it", "push " * 40]
+    split = Split(tuple(make_episode(n, task) for n, task in enumerate(tasks)), ())
+    update = trainer(tmp_path, episodes=split).train(tensors, 0, recipe.model_copy(update={"steps": 2}), 2e-3)
+    assert set(update.record.train_loss) <= set(tasks)
+    sent = UpdateHeader.model_validate_json(update.header.model_dump_json())
+    assert set(sent.losses) == {told for task in update.record.train_loss if (told := told_task(task))}
+
+
+def test_more_tasks_than_a_header_takes_and_losses_that_overflowed_are_left_out() -> None:
+    losses = losses_of(made_record(train_loss={"a": math.inf} | {f"task {n}": 0.5 for n in range(70)}))
+    assert list(losses) == [f"task {n}" for n in range(64)]
 
 
 def test_no_number_that_is_sent_has_the_digits_of_a_recorded_joint_in_full() -> None:

@@ -13,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from coordinator.daemon import Daemon
 from coordinator.enrolment import fleet as fleets
 from coordinator.enrolment.api import Enrolment
 from coordinator.enrolment.invitations import Invitations
@@ -20,6 +21,7 @@ from coordinator.enrolment.nginx import Front, render
 from coordinator.enrolment.setup import init, invite
 from coordinator.registry.registry import Registry
 from coordinator.registry.targets import Publisher
+from shared import adapters
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
 from shared.uds import json_errors
@@ -40,6 +42,22 @@ def test_init_writes_everything_once(fleet, adapter):
     assert fleets.read(state).base_digest == BASE
     with pytest.raises(ArmfleetError, match="there is a fleet in"):
         init(fleet, adapter, BASE)
+
+
+def test_an_adapter_too_large_to_be_sent_is_refused_at_init_and_at_start(
+    config, adapter, tmp_path, monkeypatch
+):
+    other = config.model_copy(
+        update={"coordinator": config.coordinator.model_copy(update={"state_dir": tmp_path / "other"})}
+    )
+    init(other, adapter, BASE)
+    monkeypatch.setattr(adapters, "MAX_NUMBERS", 40)
+    with pytest.raises(ArmfleetError, match="of rank 16 has") as caught:
+        init(config, adapter, BASE)
+    assert caught.value.code == ExitCode.CONFIG_INVALID
+    assert not config.state.exists(), "nothing was begun"
+    with pytest.raises(ArmfleetError, match="of rank 16 has"):
+        Daemon(other, tmp_path / "coordinator.toml")
 
 
 def test_an_init_that_was_killed_is_done_again(config, adapter):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from coordinator.enrolment import fleet as fleets
+from coordinator.exchange import desk as module
 from coordinator.exchange.desk import RESEND_S, CheckInDesk
 from coordinator.exchange.plan import QUIET
 from coordinator.registry.nodes import Node
@@ -13,7 +14,7 @@ from coordinator.registry.targets import Publisher
 from coordinator.rounds import Rounds
 from shared.envelope import pack, unpack
 from shared.messages import MAX_WHY, CheckIn, CheckInReply, FieldResult, Held
-from shared.normalisation import measured
+from shared.normalisation import Moments, Statistics, measured
 
 RUN = 7
 
@@ -115,6 +116,24 @@ def test_a_refused_update_is_acknowledged_too_so_that_the_outbox_empties(lab, ma
     assert lab.registry.updates.ids() == []
     assert lab.registry.updates.refused_ids() == [header.id]
     assert lab.ask()[0].acknowledged == [header.id]
+
+
+def test_an_update_from_another_fleets_version_0_is_refused_with_the_reason(lab, make_update):
+    ours = lab.registry.versions.manifest(0).tensors_digest
+    for told, reason in (ours, ""), ("f" * 64, "another version 0"):
+        header, delta = make_update(base_tensors_digest=told)
+        request, _ = lab.ask(periods=QUIET)
+        lab.answer(request, (header, delta))
+        refused = lab.registry.updates.header(header.id)[1].refused or ""
+        assert (reason in refused, bool(refused)) == (True, bool(reason))
+
+
+def test_check_ins_that_are_too_large_together_come_one_after_the_other(lab, monkeypatch):
+    monkeypatch.setattr(module, "MAX_MESSAGE_BYTES", 10)
+    lab.desk.add_node("arm-b", 2)
+    planned = [[node for node, _, _ in lab.desk.plan(RUN, [1, 2])] for _ in range(3)]
+    assert sorted(planned[0] + planned[1]) == [1, 2]
+    assert [len(nodes) for nodes in planned] == [1, 1, 0]
 
 
 def test_an_update_survives_a_new_desk(lab, make_update):
@@ -244,6 +263,22 @@ def test_statistics_are_asked_for_and_no_training_until_all_are_there(pooling, m
     pooling.answer(request, late)
     assert pooling.registry.updates.refused_ids() == [late[0].id]
     assert pooling.desk.normalisation == "pooled from 400 frames of arm-a, arm-b"
+
+
+def test_an_update_of_before_is_refused_while_statistics_are_collected(pooling, make_update):
+    request, _ = pooling.ask()
+    early = make_update(base_version=0)
+    pooling.answer(request, early)
+    assert pooling.registry.waiting() == []
+    assert "the base's own" in pooling.registry.updates.header(early[0].id)[1].refused
+
+
+def test_a_report_that_is_not_believed_costs_its_station_that_report(pooling):
+    request, _ = pooling.ask()
+    impossible = Moments(count=100, mean=(0.0,) * 6, m2=(1e14,) * 6)
+    pooling.answer(request, statistics=Statistics(state=impossible, action=impossible))
+    assert "statistics that no recordings have" in pooling.desk.known("arm-a").last_error
+    assert pooling.ask()[0].statistics.stations == 2
 
 
 def test_a_station_that_does_not_answer_the_question_is_not_counted(pooling):

@@ -126,6 +126,15 @@ def test_an_update_that_does_not_fit_is_refused_with_a_sentence(make_update, exp
         check_update(header, delta, "arm-a", expected)
 
 
+def test_an_update_from_another_version_of_the_same_number_is_refused(make_update, tensors):
+    """Of another fleet, or from before the registry was restored; an earlier release does not tell."""
+    ours = Expected(BASE, [0, 1], tensors, base_tensors_digest="a" * 64)
+    for told in ("a" * 64, ""):
+        check_update(*make_update(base_tensors_digest=told), "arm-a", ours)
+    with pytest.raises(ArmfleetError, match="another version 0 than this fleet's: tensors bbbbbbbbbbbb"):
+        check_update(*make_update(base_tensors_digest="b" * 64), "arm-a", ours)
+
+
 def test_an_update_in_other_units_is_refused(make_update, tensors):
     later = Expected(BASE, [0, 1, 2], tensors, first=1)
     check_update(*make_update(base_version=1), "arm-a", later)

@@ -4,15 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from coordinator.config import CoordinatorConfig
 from coordinator.registry.registry import Registry
-from coordinator.registry.statistics import StatisticsPool, open_pool
+from coordinator.registry.statistics import StatisticsPool, counted, open_pool
 from coordinator.rounds import Rounds, recompute, verify
 from shared.adapters import digest
 from shared.errors import ArmfleetError
 from shared.exit_codes import ExitCode
-from shared.normalisation import measured, pooled
+from shared.normalisation import MIN_FRAMES, MOST_FRAMES, Moments, Statistics, measured, pooled
 from shared.policy import source
 from tests.coordinator.conftest import BASE
 
@@ -143,6 +145,72 @@ def test_a_kill_between_freezing_and_the_version_is_made_good(pooling, registry)
     pool = open_pool(pooling, registry, BASE)
     assert Rounds(pooling, registry, Silent(), pool=pool).run_if_due() == 1
     assert registry.versions.manifest(1).normalisation == report(1)
+
+
+def test_no_round_mixes_the_base_s_normalisation_with_the_fleet_s(pooling, registry, make_update):
+    """Updates that waited when the operator changed to `pooled` make no round, though they are enough."""
+    for seed, node in enumerate(("arm-a", "arm-b")):
+        registry.accept(*make_update(node, 0, seed=seed))
+    pool = open_pool(pooling, registry, BASE)
+    rounds = Rounds(pooling, registry, Silent(), pool=pool)
+    assert rounds.run_if_due() is None
+    assert rounds.outlook() == "waiting for normalisation statistics of 2 more stations"
+    for number in (1, 2):
+        pool.report(f"arm-{number}", report(number))
+    assert rounds.run_if_due() == 1
+    assert (rounds.run_if_due(), registry.waiting()) == (None, [])
+    aside = [row.refused for row in registry.index.set_aside()]
+    assert len(aside) == 2
+    assert all("from version 0, whose normalisation is the base's own" in why for why in aside)
+    made = [make_update(node, 1, seed=seed) for seed, node in enumerate(("arm-a", "arm-b"))]
+    for update in made:
+        registry.accept(*update)
+    assert rounds.run_if_due() == 2
+    parts = registry.versions.manifest(2).contributions
+    assert {part.update_id for part in parts} == {header.id for header, _ in made}
+    assert verify(registry, 2)
+
+
+def claimed(frames, mean=0.0, deviation=20.0):
+    moments = Moments(count=frames, mean=(mean,) * 6, m2=(frames * deviation**2,) * 6)
+    return Statistics(state=moments, action=moments)
+
+
+@pytest.mark.parametrize("lie", [10**9, 10**9 - 20_000])
+def test_no_station_can_claim_the_pool_or_stop_it(tmp_path, lie):
+    pool = StatisticsPool(tmp_path, BASE, 3)
+    for station, told in (("arm-a", claimed(5000)), ("liar", claimed(lie, 900.0)), ("arm-b", claimed(5000))):
+        pool.report(station, told)
+    assert pool.frozen.statistics.state.count == pool.frozen.statistics.action.count == 20_000
+    assert pool.frozen.statistics.state.mean == (450.0,) * 6
+    assert pool.frozen.stations == {"arm-a": 5000, "arm-b": 5000, "liar": lie}
+    assert f"20000 frames (of {lie + 10_000} reported) of arm-a" in pool.sentence
+
+
+reports = st.builds(claimed, st.integers(MIN_FRAMES, MOST_FRAMES), st.floats(-999, 999), st.floats(0, 40))
+
+
+@settings(deadline=None)
+@given(st.lists(reports, min_size=1, max_size=6))
+def test_whatever_is_believed_can_be_pooled_and_of_three_none_is_most_of_it(told):
+    believed = [each for each in told if each.state.believable]
+    if believed:
+        parts = counted(believed)
+        pool = pooled(parts)
+        assert pool.state.believable or max(np.abs(pool.state.mean)) > 990, "up to rounding"
+        if len(parts) > 2:
+            assert 2 * max(part.state.count for part in parts) <= pool.state.count
+        for part, whole in zip(parts, believed, strict=True):
+            np.testing.assert_allclose(part.state.std, whole.state.std, rtol=1e-5)
+
+
+def test_statistics_that_no_values_have_are_not_counted(tmp_path):
+    pool = StatisticsPool(tmp_path, BASE, 1)
+    with pytest.raises(ArmfleetError, match="arm-a reported statistics that no recordings have"):
+        pool.report("arm-a", claimed(100, deviation=3e6))
+    assert (pool.frozen, pool.missing) == (None, 1)
+    pool.report("arm-a", report(1))
+    assert pool.frozen.statistics == report(1)
 
 
 def test_the_source_cannot_change_once_versions_were_made_with_one(fleet, pooling, registry, make_update):

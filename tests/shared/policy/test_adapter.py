@@ -271,6 +271,35 @@ def test_a_recipe_that_does_not_fit_the_base_is_refused(tiny_base: Path) -> None
         initial_adapter(tiny_base, Recipe(modules_to_save=("action_out_proj", "imagined_proj")))
 
 
+@pytest.mark.parametrize(
+    ("fields", "first"),
+    [
+        ({"target_modules": r".*\.(q_proj|v_proj)"}, r"target_modules reaches .* text_model\.layers"),
+        ({"target_modules": either([ATTENTION, r".*\.modality_projection\.proj"])}, r".* connector\."),
+        ({"target_modules": either([ATTENTION, r".*\.vision_model\..*\.fc1"])}, r".* vision_model\."),
+        ({"modules_to_save": ("action_out_proj", "norm")}, r"modules_to_save reaches .* text_model\.norm"),
+    ],
+)
+def test_a_recipe_that_trains_what_is_frozen_is_refused(tiny_base: Path, fields: dict, first: str) -> None:
+    recipe = Recipe.model_validate(fields)
+    first = first.replace(".* ", r".*first with model\.vlm_with_expert\.vlm\.model\.")
+    with pytest.raises(ArmfleetError, match=first) as refused:
+        initial_adapter(tiny_base, recipe)
+    assert refused.value.code is ExitCode.BASE_MISMATCH
+    policy = load_base(tiny_base)
+    modules = [name for name, _ in policy.named_modules()]
+    with pytest.raises(ArmfleetError, match="reaches into the frozen"):
+        add_adapter(policy, recipe)
+    assert [name for name, _ in policy.named_modules()] == modules
+
+
+def test_a_module_of_the_expert_with_a_frozen_namesake_is_saved_by_its_full_name(tiny_base: Path) -> None:
+    tensors, _ = initial_adapter(tiny_base, Recipe(modules_to_save=("lm_expert.norm",)))
+    assert [name for name in tensors if "lora" not in name] == [
+        "base_model.model.model.vlm_with_expert.lm_expert.norm.weight"
+    ]
+
+
 def test_a_list_of_modules_is_what_peft_adapts_too(tiny_base: Path) -> None:
     layer = "model.vlm_with_expert.lm_expert.layers.0.self_attn."
     recipe = Recipe(target_modules=either([layer + "q_proj", r".*lm_expert.*\.v_proj"]))

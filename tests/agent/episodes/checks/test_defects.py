@@ -226,6 +226,10 @@ CASES = {
     "identity.task_placeholder": [
         {"task": text} for text in ("task", "test 1", "TODO", "N/A", "your task here", "???")
     ],
+    "identity.task_unusable": [
+        {"task": text}
+        for text in ("push the cube\nleft", "push \x1b[2J left", "push \u202etfel", "push " * 61)
+    ],
     "container.length": [{"declared_frames": ROWS - 4}, {"layout": replace(GOOD.layout, to_index=ROWS + 9)}],
     "container.frame_index": [
         {"layout": counters(frame_index=np.delete(np.arange(ROWS + 1), 50))},
