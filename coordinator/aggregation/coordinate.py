@@ -8,8 +8,9 @@ s runs over the stations, each with one vote (`combine.votes`). With at most f p
 2 f + 1, every coordinate lies between two honest ones.
 
 Assumes that the stations' updates are exchangeable: the same task, other demonstrations. With a task per
-station a coordinate that matters to one station only is an extreme there and near zero elsewhere, so that
-both rules drown every task (a test shows it). Both hold all votes at once: memory grows with the stations.
+station a coordinate that matters to one station only is an extreme there and near zero elsewhere: where none
+matters to two, both rules drown every task (a test shows it); in training they overlap, and less is lost
+(docs/aggregation.md). Both hold all votes at once: memory grows with the stations.
 
 Flower's `aggregate_median` is the same call of numpy's median. Its `aggregate_trimmed_avg` adds up in the
 order that `partition` leaves, which differs between processors; sorted, the bytes do not. A test holds both
